@@ -1,0 +1,5 @@
+"""`python -m peftkit` is `peftkit`."""
+
+from peftkit.cli import main
+
+main()

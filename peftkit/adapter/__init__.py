@@ -1,0 +1,1 @@
+"""PEFT adapters: attaching, saving, strict loading, the passport and the card."""

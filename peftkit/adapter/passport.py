@@ -1,0 +1,95 @@
+"""The passport of an adapter: `peftkit.json` beside PEFT's own two files.
+
+It says which base model, tokenizer and template the adapter belongs to, how the base was quantized in training (PEFT
+records none of it), and what the adapter was trained for and reached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peftkit.config import Quantization, RunConfig
+from peftkit.errors import AdapterError
+from peftkit.rundir import write_text
+
+PASSPORT = "peftkit.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Base(_Part):
+    """The base model an adapter belongs to."""
+
+    path: str = Field(description="as it was given: embedded name, folder, file or hub id")
+    revision: str | None
+    architecture: str
+    fingerprint: str = Field(description="sha256 over all tensors (peftkit.model.fingerprint)")
+    quantization: Quantization
+    dtype: str = Field(description="dtype of unquantized weights and of computation in training")
+
+
+class Tokenizer(_Part):
+    """The tokenizer and template that prompts were written with."""
+
+    vocabulary_sha256: str
+    template_sha256: str
+    template: str = Field(description="the chat template; `plain` where the tokenizer has none")
+
+
+class Passport(_Part):
+    """Everything that later touches an adapter checks this first."""
+
+    schema_version: Literal[1] = 1
+    recipe: str
+    intended_use: str
+    base: Base
+    tokenizer: Tokenizer
+    config: RunConfig
+    data: dict[str, Any] = Field(description="name, hash and licence of the source; row counts")
+    before: dict[str, Any]
+    after: dict[str, Any]
+    difference: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[str, str] = Field(description="sha256 of the adapter's files")
+
+
+def write_passport(folder: Path, passport: Passport) -> None:
+    """Write `peftkit.json` into an adapter's folder, in one piece."""
+    write_text(folder / PASSPORT, passport.model_dump_json(indent=2) + "\n")
+
+
+def read_passport(folder: Path) -> Passport:
+    """Read an adapter's passport, and check that the adapter's files are the ones that it names.
+
+    Raises:
+        AdapterError: There is no passport, it is damaged, or a file was changed since.
+    """
+    path = folder / PASSPORT
+    if not folder.is_dir():
+        raise AdapterError(f"there is no adapter folder '{folder}'")
+    if not path.is_file():
+        inside = folder / "adapter"
+        hint = f"; did you mean '{inside}'?" if (inside / PASSPORT).is_file() else "; peftkit wrote no adapter there"
+        raise AdapterError(f"'{folder}' has no passport ({PASSPORT}){hint}")
+    try:
+        passport = Passport.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise AdapterError(f"the passport '{path}' is damaged: {str(error).splitlines()[0]}") from error
+    for name, digest in passport.files.items():
+        if not (folder / name).is_file():
+            raise AdapterError(f"the adapter in '{folder}' lacks {name}, which its passport names")
+        if file_hash(folder / name) != digest:
+            raise AdapterError(f"'{folder / name}' was changed after its passport was written; fetch the adapter again")
+    return passport
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

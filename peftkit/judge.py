@@ -1,0 +1,90 @@
+"""Use a trained adapter: answer new texts, and judge a run again from what is on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from peftkit import machine, screen
+from peftkit.errors import ConfigError, DataError
+from peftkit.resolve import resolve
+from peftkit.rundir import RunFolder, write_json
+from peftkit.ui import UI
+
+
+def predict(adapter: Path | str, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Answer texts with an adapter, asked as its recipe asks.
+
+    Args:
+        adapter: Folder of the adapter, or of the run that wrote it.
+        texts: One text each.
+
+    Returns:
+        For each text: the text, the answer, the label that it is (or None) and the log-likelihood of each label.
+
+    Raises:
+        PeftkitError: The adapter or its base model is not usable, or there is no text.
+    """
+    from peftkit.adapter.trained import open_adapter
+
+    if not texts or not all(text.strip() for text in texts):
+        raise DataError("there is no text to answer; give one, or - and one a line on standard input")
+    trained = open_adapter(Path(adapter))
+    return [
+        {"text": text, "answer": one.text, "label": one.label, "scores": dict(one.scores)}
+        for text, one in zip(texts, trained.predict(texts), strict=True)
+    ]
+
+
+def evaluate_run(folder: Path, *, split: str = "test", max_rows: int | None = None, ui: UI | None = None) -> dict[str, Any]:
+    """Judge a run's adapter against its base model again, and keep the result in the run's folder.
+
+    Args:
+        folder: Folder of the run.
+        split: `test` or `validation`.
+        max_rows: Judge at most this many rows; by default as many as the run did.
+        ui: Where progress is shown.
+
+    Raises:
+        PeftkitError: The folder holds no run, or its adapter, base model or data are not usable.
+    """
+    from peftkit.adapter.trained import open_adapter
+    from peftkit.data.prepare import prepare_data
+    from peftkit.evaluate.metrics import Judged, compare
+    from peftkit.pipeline import answer_rows
+
+    ui = ui or UI(quiet=True)
+    if split not in ("test", "validation"):
+        raise ConfigError(f"--split {split} is not one of test, validation")
+    run = RunFolder.open(folder)
+    values = {"evaluate": {"max_rows": max_rows}} if max_rows else None
+    resolved = resolve(str(run.config), values=values)
+    machine.quiet_libraries()
+    trained = open_adapter(run.adapter, ui.note)
+    data = prepare_data(resolved.config, resolved.recipe, trained.encoder)
+    examples = data.test if split == "test" else data.validation[:max_rows]
+    if not examples:
+        raise DataError(f"there are no {split} rows to judge")
+    ui.stage(f"{len(examples)} {split} rows")
+    with trained.model.disable_adapter():
+        before = answer_rows(trained.model, trained.encoder, examples, resolved.config, ui, "base")
+    after = answer_rows(trained.model, trained.encoder, examples, resolved.config, ui, "adapted")
+    expected = [example.expected for example in examples]
+    labels = resolved.config.task.labels or ()
+    result = {
+        "split": split,
+        **compare(
+            Judged.of(expected, before, labels),
+            Judged.of(expected, after, labels),
+            resolved.recipe.metrics,
+            samples=resolved.config.evaluate.bootstrap_samples,
+        ),
+    }
+    file = run.path / "evaluations" / f"{split}-{datetime.now():%Y%m%d-%H%M%S-%f}.json"
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, result)
+    screen.show_metrics(ui, result)
+    ui.say(f"{file}")
+    return result

@@ -1,0 +1,132 @@
+"""What this machine is: its accelerator, memory, and the dtype that it computes fast in."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("peftkit", "torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "tokenizers")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a run's result; absent ones are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """Return processor, cores, memory in bytes, accelerator, and platform."""
+    import psutil
+
+    gpu, gpu_memory = accelerator()
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": psutil.virtual_memory().total,
+        "gpu": gpu,
+        "gpu_memory": gpu_memory,
+        "python": platform.python_version(),
+        "platform": platform.system(),
+    }
+
+
+def accelerator() -> tuple[str | None, int]:
+    """Return the first CUDA device's name and memory in bytes; (None, 0) without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None, 0
+    properties = torch.cuda.get_device_properties(0)
+    return properties.name, properties.total_memory
+
+
+def device() -> str:
+    """Return the device that a run uses: `cuda` where there is one, else `cpu`."""
+    return "cuda" if accelerator()[0] else "cpu"
+
+
+def fast_dtype() -> str:
+    """Return the dtype that this machine multiplies fastest in without loss of range.
+
+    bfloat16 on GPUs that have it and on processors with AMX tiles. Elsewhere float32: measured with torch 2.13 on a
+    Xeon with AVX512-BF16 but no AMX, bfloat16 products ran at 160 GFLOP/s and float32 ones at 300.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def resident() -> int:
+    """Return the bytes of this process that are in memory now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_resident() -> int:
+    """Return the largest number of bytes of this process that were in memory at once, since it started."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
+
+
+def peak_cuda() -> tuple[int, int] | None:
+    """Return the peak of allocated and of reserved bytes on the accelerator; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system: glibc keeps it for this process otherwise."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def quiet_libraries() -> None:
+    """Keep other libraries' progress bars, advice and start-up remarks off the screen; their errors still come through."""
+    import logging
+    import warnings
+
+    import datasets
+    import transformers
+
+    for name in ("bitsandbytes", "bitsandbytes.backends", "transformers", "trl", "peft", "accelerate", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)

@@ -1,0 +1,1 @@
+"""Tokenizer, base model, quantization, fingerprint and the embedded assets."""

@@ -1,0 +1,104 @@
+"""A fingerprint of a base model: which weights, tokenizer and template an adapter was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.errors import ModelError
+from peftkit.model.assets import cache_folder
+from peftkit.model.load import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BLOCK = 1 << 22
+_MAX_HEADER = 100_000_000
+
+
+def fingerprint(source: Source) -> str:
+    """Return the sha256 over every tensor's name, dtype, shape and bytes; the order and number of files do not count.
+
+    Weights are read in blocks of 4 MiB, and each file's digests are cached by path, size and time of change.
+
+    Raises:
+        ModelError: The weights are not on this machine as .safetensors files.
+    """
+    folder = source.folder or _hub_folder(source)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"'{source.path}' has no .safetensors weights on this machine to take a fingerprint of")
+    digests: dict[str, str] = {}
+    for file in files:
+        digests |= _cached_digests(file)
+    whole = hashlib.sha256()
+    for name in sorted(digests):
+        whole.update(f"{name}\0{digests[name]}\n".encode())
+    return whole.hexdigest()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the sha256 of the vocabulary and the special tokens."""
+    state = {"vocab": sorted(tokenizer.get_vocab().items()), "special": sorted(map(str, tokenizer.all_special_tokens))}
+    return hashlib.sha256(json.dumps(state, ensure_ascii=True).encode()).hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """Return the sha256 of a text, such as a chat template."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hub_folder(source: Source) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
+
+
+def _cached_digests(file: Path) -> dict[str, str]:
+    real = file.resolve()
+    status = real.stat()
+    key = hashlib.sha256(f"{real}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+    cached = cache_folder() / "fingerprints" / f"{key}.json"
+    try:
+        found = json.loads(cached.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    digests = _tensor_digests(file)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cached.with_suffix(f".tmp-{os.getpid()}")
+        temporary.write_text(json.dumps(digests), encoding="utf-8")
+        temporary.replace(cached)
+    except OSError:
+        pass  # a cache that cannot be written costs time only
+    return digests
+
+
+def _tensor_digests(file: Path) -> dict[str, str]:
+    """Hash each tensor of a safetensors file: 8 bytes of header length, the JSON header, then the data."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > _MAX_HEADER:
+            raise ModelError(f"'{file}' is not a safetensors file, or is damaged")
+        header: dict[str, Any] = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        digests = {}
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
+            start, end = entry["data_offsets"]
+            stream.seek(8 + length + start)
+            digest = hashlib.sha256(f"{entry['dtype']}{entry['shape']}".encode())
+            remaining = end - start
+            while remaining:
+                block = stream.read(min(_BLOCK, remaining))
+                if not block:
+                    raise ModelError(f"'{file}' ends before its tensor '{name}' does; fetch it again")
+                digest.update(block)
+                remaining -= len(block)
+            digests[name] = digest.hexdigest()
+        return digests

@@ -1,0 +1,191 @@
+"""The base model and its tokenizer: found, loaded in the right dtype, and quantized as asked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit import machine
+from peftkit.config import ModelConfig
+from peftkit.errors import ConfigError, MissingDependencyError, ModelError
+from peftkit.model.assets import ASSETS
+from peftkit.model.convert import embedded_model, gguf_to_safetensors
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = "smollm2-135m-instruct"
+_CODE_NAMES = ("trust_remote_code", "code_revision")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a base model is read from.
+
+    Attributes:
+        path: Local folder, or the hub id.
+        revision: Commit, tag or branch of a hub id.
+    """
+
+    path: str
+    revision: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder; None for a hub id."""
+        return Path(self.path) if Path(self.path).is_dir() else None
+
+
+def find_model(config: ModelConfig, progress: Callable[[str], None] | None = None) -> Source:
+    """Find the base model that a configuration names; embedded and GGUF models are converted once and reused.
+
+    Raises:
+        ModelError: There is no such model, or the folder is none.
+        ConfigError: The arguments would run code of the model's author.
+    """
+    _refuse_remote_code(config)
+    if config.path == EMBEDDED:
+        return Source(str(embedded_model(progress)))
+    path = Path(config.path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"there is no GGUF file '{path}'")
+        from peftkit.model.assets import cache_folder
+
+        return Source(str(gguf_to_safetensors(path, cache_folder() / "models" / path.stem, progress=progress)))
+    if path.is_dir():
+        _require_model_folder(path)
+        return Source(str(path))
+    if path.exists() or config.path.startswith((".", "/", "~")) or config.path.count("/") != 1:
+        raise ModelError(
+            f"'{config.path}' is no model: give '{EMBEDDED}', a folder with config.json, a .gguf file, or a hub id "
+            "such as Qwen/Qwen3-4B-Instruct-2507"
+        )
+    return Source(config.path, config.revision)
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a base model, padding on the left as generation needs it.
+
+    Raises:
+        ModelError: It cannot be found or read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(source, error, "tokenizer") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_model(source: Source, config: ModelConfig) -> PreTrainedModel:
+    """Load the base model for training on this machine.
+
+    Returns:
+        The model in evaluation mode, its linear layers quantized as `config.quantization` says and everything else in
+        `resolved_dtype(config)`.
+
+    Raises:
+        ModelError: It cannot be found, read, or is of a kind that cannot be used.
+        MissingDependencyError: The kind of quantization does not work on this machine.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = resolved_dtype(config)
+    arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "revision": source.revision}
+    if config.quantization != "none":
+        arguments["quantization_config"] = quantization_config(config, dtype)
+    if config.attn_implementation is not None:
+        arguments["attn_implementation"] = config.attn_implementation
+    if machine.device() == "cuda":
+        arguments["device_map"] = {"": torch.cuda.current_device()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = AutoModelForCausalLM.from_pretrained(source.path, **(arguments | config.extra))
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"model.quantization={config.quantization} does not work here: {_first_line(error)}; "
+            "`peftkit doctor` shows what works, model.quantization=none always does"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _explain(source, error, "model") from error
+    keep_quantized_weights_in_place(model)
+    machine.trim()
+    return model.eval()
+
+
+def resolved_dtype(config: ModelConfig) -> torch.dtype:
+    """Return the dtype of unquantized weights and of computation."""
+    import torch
+
+    name = machine.fast_dtype() if config.dtype == "auto" else config.dtype
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def quantization_config(config: ModelConfig, dtype: torch.dtype) -> Any:
+    """Return bitsandbytes' settings: 4-bit kinds with double quantization, computing in `dtype`."""
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def keep_quantized_weights_in_place(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights when a model is evaluated on a processor with AVX512-BF16.
+
+    bitsandbytes 0.50 repacks them in place at the first evaluation; a layer that was repacked passes no gradient on,
+    so training after an evaluation would be wrong without a word.
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _refuse_remote_code(config: ModelConfig) -> None:
+    for name in _CODE_NAMES:
+        if name in config.extra:
+            raise ConfigError(f"model.extra.{name} is refused: a configuration never runs code of a model's author")
+
+
+def _require_model_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        raise ModelError(f"the folder '{folder}' holds no model (no config.json; it holds {held})")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"the folder '{folder}' holds no .safetensors weights; other formats can run code and are not read"
+        )
+
+
+def _explain(source: Source, error: Exception, part: str) -> ModelError:
+    if source.folder is not None:
+        return ModelError(f"the {part} in '{source.path}' cannot be loaded: {_first_line(error)}")
+    at = f" at revision '{source.revision}'" if source.revision else ""
+    return ModelError(
+        f"the {part} of '{source.path}'{at} cannot be had from the hub or its cache: {_first_line(error)} "
+        "(check the name and the network; gated models need `hf auth login`; HF_HUB_OFFLINE=1 uses the cache alone)"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,134 @@
+"""What a run's folder holds, and how its files are written so that none is ever half there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from peftkit.errors import OutputError
+
+
+class RunFolder:
+    """The folder of one run. It can be moved, zipped, compared and deleted as one thing.
+
+    Attributes:
+        path: The folder itself; the other attributes name what is in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.data = path / "data.json"
+        self.rejected = path / "rejected.jsonl"
+        self.metrics = path / "metrics.jsonl"
+        self.predictions = path / "predictions.jsonl"
+        self.summary = path / "summary.json"
+        self.report = path / "report.html"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    @classmethod
+    def create(cls, path: Path | None, recipe: str, now: datetime) -> RunFolder:
+        """Make the folder of a new run; without a path, `runs/RECIPE-DATE-TIME`.
+
+        Raises:
+            OutputError: The path holds a run or other files already, is a file, or cannot be written.
+        """
+        folder = path or _free_name(Path("runs") / f"{recipe}-{now:%Y%m%d-%H%M%S}")
+        if folder.is_file():
+            raise OutputError(f"'{folder}' is a file; give a folder that does not exist yet with --out")
+        if folder.is_dir() and any(folder.iterdir()):
+            holds = "holds a run" if (folder / "config.yaml").exists() else "is not empty"
+            raise OutputError(f"the folder '{folder}' {holds} and is never written over; give another one with --out")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OutputError(f"the folder '{folder}' cannot be written: {error.strerror}; give another with --out") from error
+        return cls(folder)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Return the folder of a run that exists.
+
+        Raises:
+            OutputError: The path holds no run.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            raise OutputError(f"'{path}' holds no run (it has no config.yaml); give the folder that a run wrote")
+        return run
+
+
+def _free_name(path: Path) -> Path:
+    """Two runs in one second get two names."""
+    number = 2
+    free = path
+    while free.exists():
+        free = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return free
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write; it takes the final name only when it is complete and on the disk.
+
+    Raises:
+        OutputError: The file cannot be written; the final name then holds what it held before.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one piece."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one piece, with keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write a JSON-lines file in one piece."""
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, row: Any) -> None:
+    """Add one line to a JSON-lines file; after a crash at most the last line is torn."""
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a run wrote.
+
+    Raises:
+        OutputError: The file is absent or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise OutputError(f"'{path}' is damaged: {error}") from error

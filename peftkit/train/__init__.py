@@ -1,0 +1,1 @@
+"""Training: TRL's SFTTrainer, its arguments, and what is watched."""

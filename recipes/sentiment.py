@@ -1,0 +1,88 @@
+"""Sentiment of a text, positive or negative, learned from movie-review snippets with human ratings.
+
+Start here to write your own recipe: it is data, and one function that reads the embedded rows.
+"""
+
+from collections.abc import Iterator
+
+from peftkit import EmbeddedData, Preset, Recipe
+
+CLEAR = 0.5  # ratings run from -4 to 4; those nearer to zero than this are neither positive nor negative
+
+
+def rows() -> Iterator[dict[str, str] | None]:
+    """Read the snippets; each was rated by 20 people, and the mean decides its label."""
+    from peftkit.model.assets import ASSETS, read_member
+
+    text = read_member(
+        ASSETS["vader-ratings"],
+        "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
+        "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+    ).decode("latin-1")
+    for line in text.splitlines():
+        _, rating, snippet = line.split("\t")
+        clear = abs(float(rating)) >= CLEAR
+        yield {"text": snippet.strip(), "label": "positive" if float(rating) > 0 else "negative"} if clear else None
+
+
+recipe = Recipe(
+    name="sentiment",
+    summary="Positive or negative? Learned from movie-review snippets rated by people.",
+    columns={
+        "text": ("text", "sentence", "review", "content", "snippet", "comment", "body"),
+        "label": ("label", "sentiment", "polarity", "class", "category", "target"),
+    },
+    metrics=("accuracy", "macro_f1", "likelihood_accuracy", "valid_answers"),
+    embedded=EmbeddedData("movie-review snippets rated by 20 people each", "vader-ratings", "MIT", rows),
+    intended_use="Judges whether a short English text is positive or negative.",
+    defaults={
+        "task": {
+            "system": "Classify the sentiment of the text. Answer with one word: {labels}.",
+            "labels": ["negative", "positive"],
+        },
+        "train": {"max_length": 256},
+    },
+    presets={
+        "tiny": Preset(
+            "any machine, no GPU needed: SmolLM2-135M in NF4, minutes on two cores",
+            0,
+            {
+                "model": {"path": "smollm2-135m-instruct", "quantization": "nf4"},
+                "data": {"train_rows": 800},
+                "train": {"learning_rate": 5e-4, "per_device_train_batch_size": 8},
+            },
+        ),
+        "12gb": Preset(
+            "one GPU with 12 GB: Qwen3-4B in NF4",
+            12,
+            {
+                "model": {"path": "Qwen/Qwen3-4B-Instruct-2507", "quantization": "nf4"},
+                "train": {"per_device_train_batch_size": 16, "gradient_checkpointing": True},
+            },
+        ),
+        "24gb": Preset(
+            "one GPU with 24 GB: Qwen3-8B in NF4",
+            24,
+            {
+                "model": {
+                    "path": "Qwen/Qwen3-8B",
+                    "quantization": "nf4",
+                    "chat_template_kwargs": {"enable_thinking": False},
+                },
+                "train": {"per_device_train_batch_size": 16, "gradient_checkpointing": True},
+            },
+        ),
+        "48gb": Preset(
+            "one GPU with 48 GB: Qwen3-32B in NF4",
+            48,
+            {
+                "model": {
+                    "path": "Qwen/Qwen3-32B",
+                    "quantization": "nf4",
+                    "chat_template_kwargs": {"enable_thinking": False},
+                },
+                "train": {"learning_rate": 1e-4, "per_device_train_batch_size": 16, "gradient_checkpointing": True},
+            },
+        ),
+    },
+)
