@@ -49,7 +49,11 @@ recipe = Recipe(
             {
                 "model": {"path": "smollm2-135m-instruct", "quantization": "nf4"},
                 "data": {"train_rows": 800},
-                "train": {"learning_rate": 5e-4, "per_device_train_batch_size": 8},
+                "train": {
+                    "learning_rate": 5e-4,
+                    "per_device_train_batch_size": 4,
+                    "gradient_accumulation_steps": 2,
+                },
             },
         ),
         "12gb": Preset(

@@ -471,11 +471,15 @@ def _too_long(where: str) -> BadRow:
 
 
 def _name(path: Path) -> str:
-    return path.name.encode("utf-8", "backslashreplace").decode()
+    return _printable(path.name)
 
 
 def _place(path: Path) -> str:
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    return _printable(str(path))
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _refuse(path: Path, what: str, advice: str) -> NoReturn:

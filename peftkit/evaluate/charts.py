@@ -148,12 +148,17 @@ def _comparison_chart(comparisons: Sequence[Comparison]) -> Markup:
     def draw(axes: Axes) -> None:
         axes.set_title("Before and after")
         for position, item in enumerate(comparisons):
+            apart = 0.0
             if item.before and item.after:
                 ends = [100 * item.before.value, 100 * item.after.value]
                 axes.plot(ends, [position, position], color=_LINE, linewidth=3, zorder=1)
-            for estimate, colour, marker in ((item.before, _BEFORE, "o"), (item.after, _AFTER, "D")):
+                apart = 0.1 if abs(ends[1] - ends[0]) < 8 else 0.0  # near values must not hide each other
+            for estimate, shift, colour, marker in (
+                (item.before, -apart, _BEFORE, "o"),
+                (item.after, apart, _AFTER, "D"),
+            ):
                 if estimate:
-                    _estimate(axes, estimate, position, colour, marker)
+                    _estimate(axes, estimate, position + shift, colour, marker)
         axes.set_xlim(-3, 103)
         axes.set_xlabel("Share of the rows (%), bars: 95% interval")
         _metric_axis(axes, comparisons)
@@ -188,6 +193,8 @@ def _line_chart(
     name: str, title: str, points: Points, x_label: str, y_label: str, *, smoothed: bool = False, zero: bool = False
 ) -> Markup:
     """Draw a curve; with `smoothed`, the points stand thin behind their moving average; `zero` starts the axis at 0."""
+    from matplotlib.ticker import MaxNLocator
+
     xs, ys = [x for x, _ in points], [y for _, y in points]
     stride = -(-len(points) // _MOST_POINTS)
     marker = "o" if len(points) == 1 else ""  # a line through one point cannot be seen
@@ -202,6 +209,8 @@ def _line_chart(
             axes.plot(xs[::stride], ys[::stride], color=_AFTER, linewidth=1.8, marker=marker)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
+        if x_label == "Step":
+            axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.6g}")
         if zero:
             axes.set_ylim(bottom=0, top=1.1 * max(ys) or 1)

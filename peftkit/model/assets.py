@@ -11,7 +11,7 @@ import importlib.util
 import io
 import os
 import shutil
-import subprocess  # noqa: S404,RUF100 - pip has no API, only a command
+import subprocess
 import sys
 import tarfile
 import tempfile

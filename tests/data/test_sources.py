@@ -124,7 +124,7 @@ def test_bad_elements_of_a_json_array(tmp_path):
         "a.json[1]: a number instead of an object with named columns",
         "a.json[2]: text instead of an object with named columns",
         "a.json[3]: key 'a' stands more than once",
-        "a.json[4]: byte 34 of line 2 is not valid UTF-8",
+        "a.json[4]: byte 33 of line 2 is not valid UTF-8",
         "a.json[5]: byte 9 of line 3 is not valid UTF-8",
         {"a": 2},
     ]
@@ -236,7 +236,7 @@ def test_a_lone_surrogate_in_utf16_is_one_bad_row(tmp_path):
 def test_paths_that_are_no_data_file(tmp_path):
     (tmp_path / "reviews.csv").write_text("a\n1")
     (tmp_path / "folder.csv").mkdir()
-    os.mkfifo(tmp_path / "pipe.csv")
+    os.mkfifo(tmp_path / "some_named_pipe.csv")
     for name, message in {
         "review.csv": "is not there; did you mean 'reviews.csv'?",
         "zzzzzzzzzz.json": "is not there; check data.path",
@@ -244,11 +244,12 @@ def test_paths_that_are_no_data_file(tmp_path):
         "reviews.csv/x.csv": "is not there; check data.path",
         "\0.csv": "is not there; check data.path",
         "folder.csv": "is a folder; give the path of one data file",
-        "pipe.csv": "is not a regular file; give the path of one data file",
+        "some_named_pipe.csv": "is not a regular file; give the path of one data file",
     }.items():
         with pytest.raises(DataError) as caught:
             read_rows(tmp_path / name)
-        assert str(caught.value) == f"{tmp_path / name} {message}"
+        shown = str(tmp_path / name).replace("\0", r"\x00")
+        assert str(caught.value) == f"{shown} {message}"
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / ("x" * 5000 + ".csv"))
 
@@ -323,23 +324,9 @@ def test_line_formats_are_read_in_constant_memory(tmp_path, name):
         tracemalloc.stop()
 
 
-PIECES = st.sampled_from(
-    [b'"', b",", b"\n", b"\r", b"\t", b"{", b"}", b"[", b"]", b":", b'{"a": 1}', b'{"a":"x"}\n', b"a,b\n", b"\xff\xfe"]
-    + [
-        b"\xef\xbb\xbf",
-        b"\xfe\xff",
-        b"\0",
-        b"\xe9",
-        rb"\ud800",
-        b"NaN",
-        b"1e999",
-        b"a",
-        b" ",
-        b'[{"a": ',
-        b"\xed\xa0\x80",
-    ]
-)
-CONTENT = st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=30).map(b"".join))
+PIECES = rb"""" , { } [ ] : a {"a":1} {"a":"x"} a,b [{"a": \ud800 NaN 1e999""".split()
+PIECES += [b" ", b"\n", b"\r", b"\t", b"\0", b"\xe9", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80"]
+CONTENT = st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join))
 
 
 @pytest.mark.parametrize("cut", [None, 5])
@@ -358,9 +345,7 @@ def test_any_bytes_have_a_declared_outcome(tmp_path, name, cut):
         try:
             rows = list(read_rows(path))
         except DataError as error:
-            assert "\n" not in str(error)
-            str(error).encode()
-            return
+            rows = [BadRow(name, None, str(error))]
         assert rows
         for row in rows:
             assert row.where.startswith(name)

@@ -15,7 +15,7 @@ FOX = "The quick brown fox jumps over the lazy dog near the river bank today"
     ("text", "normal"),
     [
         ("Well-made, FUNNY  film!", "well made funny film"),
-        ("ﬁne\tＡＢＣ", "fine abc"),
+        ("\ufb01ne\t\uff21\uff22", "fine ab"),
         ("Straße", "strasse"),
         ("2+3", "2 + 3"),
         ("great😀", "great 😀"),
