@@ -9,8 +9,8 @@ from peftkit.errors import PeftkitError
 from peftkit.recipe import EmbeddedData, Preset, Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from peftkit.pipeline import RunResult, check, run
     from peftkit.judge import evaluate_run, predict
+    from peftkit.pipeline import RunResult, check, run
 
 __all__ = [
     "EmbeddedData",
@@ -25,8 +25,12 @@ __all__ = [
     "run",
 ]
 
-_LAZY = {name: "peftkit.pipeline" for name in ("RunResult", "check", "run")} | {
-    name: "peftkit.judge" for name in ("evaluate_run", "predict")
+_LAZY = {
+    "RunResult": "peftkit.pipeline",
+    "check": "peftkit.pipeline",
+    "evaluate_run": "peftkit.judge",
+    "predict": "peftkit.judge",
+    "run": "peftkit.pipeline",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peftkit.errors import PeftkitError
+from peftkit.errors import DataError, PeftkitError
 
 app = typer.Typer(
     help="Fine-tune a language model on one consumer GPU, see what improved, and share a small adapter.",
@@ -34,14 +34,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print warnings and errors 
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one sentence and the exit code of its kind."""
+    global _debug
+    _debug = False
     try:
         app(standalone_mode=True)
     except PeftkitError as error:
         if _debug:
-            raise
-        from peftkit.ui import UI
+            import traceback
 
-        UI().error(str(error))
+            traceback.print_exc()
+        else:
+            from peftkit.ui import UI
+
+            UI().error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
@@ -123,12 +128,18 @@ def predict(
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
-    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()] if texts == ["-"] else texts
-    answers = predict_texts(adapter, lines)
+    answers = predict_texts(adapter, _standard_input() if texts == ["-"] else texts)
     if as_json:
         ui.json(answers)
     for one in answers if not as_json else ():
         ui.lines(one["answer"])
+
+
+def _standard_input() -> list[str]:
+    try:
+        return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not {error.encoding} text; save it in this encoding") from error
 
 
 @app.command("eval")
@@ -195,15 +206,14 @@ def recipes_copy(
     preset: PresetName = None,
 ) -> None:
     """Write a recipe's settings to a file that you edit and give to --config."""
-    from peftkit.errors import ConfigError, OutputError
+    from peftkit.errors import ConfigError
     from peftkit.resolve import resolve, to_yaml
-    from peftkit.rundir import write_text
+    from peftkit.rundir import require_new, write_text
     from peftkit.ui import UI
 
     if file.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"'{file}' must end in .yaml, so that `peftkit run {file.with_suffix('.yaml')}` can take it")
-    if file.exists():
-        raise OutputError(f"'{file}' exists and is not written over; give another name")
+    require_new(file)
     write_text(file, to_yaml(resolve(name, preset=preset).config, comments=True))
     UI().say(f"wrote {file}; edit it, then: peftkit run {file}")
 

@@ -32,6 +32,7 @@ def _words(value: object) -> object:
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 PositiveCount = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 Text = Annotated[str, BeforeValidator(_no_number)]
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
@@ -81,7 +82,9 @@ class AdapterConfig(_Group):
 
     method: Literal["lora"] = Field("lora", description="the PEFT method")
     r: PositiveCount = Field(16, description="rank of the update matrices")
-    lora_alpha: Number = Field(32, description="scale of the update: lora_alpha / r (or / sqrt(r) with use_rslora)")
+    lora_alpha: PositiveNumber = Field(
+        32, description="scale of the update: lora_alpha / r (or / sqrt(r) with use_rslora)"
+    )
     lora_dropout: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)] = Field(
         0.0, description="dropout before the update"
     )
@@ -115,7 +118,7 @@ class TrainConfig(_Group):
     """How the adapter is trained."""
 
     learning_rate: Number = Field(2e-4, description="peak learning rate")
-    num_train_epochs: Number = Field(1.0, description="passes over the training rows")
+    num_train_epochs: PositiveNumber = Field(1.0, description="passes over the training rows")
     max_steps: Count = Field(0, description="stop after this many steps; 0 trains all epochs")
     per_device_train_batch_size: PositiveCount = Field(8, description="rows per forward pass")
     gradient_accumulation_steps: PositiveCount = Field(1, description="forward passes per optimizer step")
@@ -131,7 +134,9 @@ class TrainConfig(_Group):
     logging_steps: PositiveCount = Field(1, description="steps between lines of metrics.jsonl")
     save_steps: Count = Field(0, description="steps between checkpoints; 0 saves at the end of each epoch")
     save_total_limit: PositiveCount = Field(2, description="checkpoints that are kept")
-    seed: Count = Field(0, description="seed of the adapter's start, the order of rows, and dropout")
+    seed: Annotated[Count, Field(lt=2**32)] = Field(
+        0, description="seed of the adapter's start, the order of rows, and dropout"
+    )
     extra: dict[str, Any] = Field({}, description="more named arguments of TRL's SFTConfig")
 
 
@@ -155,6 +160,14 @@ class RunConfig(_Group):
     data: DataConfig = Field(default_factory=DataConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+
+    @model_validator(mode="after")
+    def _label_names_are_labels(self) -> RunConfig:
+        labels = self.task.labels or ()
+        for given, label in self.data.label_names.items():
+            if labels and label.casefold() not in {one.casefold() for one in labels}:
+                raise ValueError(f"data.label_names.{given}: '{label}' is not one of task.labels, {', '.join(labels)}")
+        return self
 
 
 GROUPS = ("task", "model", "adapter", "data", "train", "evaluate")

@@ -38,7 +38,9 @@ def predict(adapter: Path | str, texts: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def evaluate_run(folder: Path, *, split: str = "test", max_rows: int | None = None, ui: UI | None = None) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, *, split: str = "test", max_rows: int | None = None, ui: UI | None = None
+) -> dict[str, Any]:
     """Judge a run's adapter against its base model again, and keep the result in the run's folder.
 
     Args:

@@ -116,10 +116,11 @@ def _cpu_name() -> str:
 
 
 def quiet_libraries() -> None:
-    """Keep other libraries' progress bars, advice and start-up remarks off the screen; their errors still come through."""
+    """Keep other libraries' progress bars, advice and start-up remarks off the screen; errors still come through."""
     import logging
     import warnings
 
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets
     import transformers
 

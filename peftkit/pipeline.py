@@ -85,9 +85,8 @@ def check(
     ui = ui or UI(quiet=True)
     resolved = resolve(recipe, words=words, file=config, preset=preset, values=values)
     machine.quiet_libraries()
-    source, encoder = find_base(resolved.config, ui)
-    prepared = prepare(resolved, encoder, ui)
-    return prepared.report
+    _, encoder = find_base(resolved.config, ui)
+    return prepare(resolved, encoder, ui).report
 
 
 def find_base(config: RunConfig, ui: UI) -> tuple[Source, Encoder]:
@@ -199,9 +198,7 @@ class _Run:
         from peftkit.train.trainer import AdapterTrainer, training_arguments, training_dataset
 
         machine.trim()
-        arguments = training_arguments(
-            self.config.train, self.folder.checkpoints, resolved_dtype(self.config.model)
-        )
+        arguments = training_arguments(self.config.train, self.folder.checkpoints, resolved_dtype(self.config.model))
         with self.ui.progress("step", 0) as bar:
             watch = MetricsCallback(
                 self.folder.metrics, lambda line, total: bar.to(line["step"], screen.step_detail(line), total)

@@ -136,20 +136,25 @@ def _load(point: EntryPoint) -> Recipe:
 
 
 def _from_file(path: Path) -> Recipe:
-    if not path.is_file():
-        raise ConfigError(f"there is no recipe file '{path}'; give the name of a recipe or the path of a .py file")
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise ConfigError(f"the recipe file '{path}' cannot be read: {error.strerror}") from error
+    if not found:
+        what = f"'{path}' is a folder, not a recipe file" if path.is_dir() else f"there is no recipe file '{path}'"
+        raise ConfigError(f"{what}; give the name of a recipe or the path of a .py file")
     spec = importlib.util.spec_from_file_location(f"peftkit_user_recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"'{path}' is not a Python file; a recipe file ends in .py and defines `recipe`")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way, or be a script
         raise ConfigError(f"recipe file '{path}' cannot be loaded: {type(error).__name__}: {error}") from error
     return _checked(getattr(module, "recipe", None), f"recipe file '{path}'")
 
 
 def _checked(recipe: object, what: str) -> Recipe:
     if not isinstance(recipe, Recipe):
-        raise ConfigError(f"{what} does not define `recipe`, a peftkit.Recipe")
+        raise ConfigError(f"{what} does not define `recipe`, a peftkit.Recipe; write `recipe = Recipe(...)` in it")
     return recipe

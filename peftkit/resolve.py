@@ -9,19 +9,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from peftkit.config import GROUPS, RunConfig
+from peftkit.config import GROUPS, AdapterConfig, ModelConfig, RunConfig, TrainConfig
+from peftkit.data.encode import placeholders
 from peftkit.errors import ConfigError
 from peftkit.recipe import Recipe, load_recipe
 
 MAX_FILE_BYTES = 1_000_000
+_CODE_NAMES = ("trust_remote_code", "code_revision")
 
 Flat = dict[str, Any]
 
@@ -54,7 +57,7 @@ def resolve(
         values: Nested values from Python; they win over all others.
 
     Raises:
-        ConfigError: A key is unknown, a value has the wrong type, or a file cannot be read.
+        ConfigError: A key is unknown, a value has the wrong type or does not fit the recipe, or a file cannot be read.
     """
     if recipe.endswith((".yaml", ".yml")):
         if file is not None:
@@ -62,23 +65,25 @@ def resolve(
         file = Path(recipe)
         recipe = ""
     loaded = _load_yaml(file) if file is not None else {}
-    named = loaded.pop("recipe", None)
-    recipe = recipe or named or ""
+    named = {name: loaded.pop(name, None) for name in ("recipe", "preset")}
+    for name, value in named.items():
+        if not isinstance(value, str | None):
+            raise ConfigError(f"{name}: {value!r} is not usable: a name is expected ({file})")
+    recipe = recipe or named["recipe"] or ""
     if not recipe:
+        if file is None:
+            raise ConfigError("no recipe is named; `peftkit recipes` lists them")
         raise ConfigError(f"'{file}' names no recipe; add a line such as `recipe: sentiment`")
-    preset = preset or loaded.pop("preset", None) or "tiny"
-    loaded.pop("preset", None)
+    preset = preset or named["preset"] or "tiny"
     found = load_recipe(recipe)
     if preset not in found.presets:
-        raise ConfigError(
-            f"recipe '{found.name}' has no preset '{preset}'; it has: {', '.join(found.presets)}"
-        )
+        raise ConfigError(f"recipe '{found.name}' has no preset '{preset}'; it has: {', '.join(found.presets)}")
 
     layers: list[tuple[str, Flat]] = [
         ("recipe", _flatten(found.defaults)),
         (f"preset {preset}", _flatten(found.presets[preset].values)),
         (str(file), _flatten(loaded)),
-        ("command line", dict(_parse_word(word) for word in words)),
+        ("command line", _flatten(dict(_parse_word(word) for word in words))),
         ("Python", _flatten(values or {})),
     ]
     flat: Flat = {}
@@ -89,6 +94,7 @@ def resolve(
             flat[key] = value
             origin[key] = source
     config = _validate(recipe, preset, flat, origin)
+    _require_fitting(found, config, origin)
     start = _validate(recipe, preset, layers[0][1] | layers[1][1], {})
     was, now = flat_values(start), flat_values(config)
     changed = {
@@ -120,31 +126,50 @@ def to_yaml(config: RunConfig, *, comments: bool = False) -> str:
 
 
 def _scalar(value: Any) -> str:
-    return "null" if value is None else json.dumps(value, ensure_ascii=False)
+    """Write a value as JSON, which YAML reads the same, but for characters that YAML takes for line ends or refuses."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+
+
+_UNSAFE = re.compile("[\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, without aliases (which can grow without bound) and without repeated keys."""
+    """PyYAML's safe loader, without aliases (which can grow without bound) and without repeated keys.
+
+    Plain words are read as YAML 1.2 does: 1.1 takes `no` and `off` for false, `0123` for 83, `2026-01-01` for a date
+    and `2e-4` for text.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - the class's own, in place of the one it would inherit
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be one word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 2e-4 as text because it has no dot; people mean a number.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+for _tag, _pattern, _first in (
+    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
@@ -153,15 +178,27 @@ def _load_yaml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"'{path}' is larger than {MAX_FILE_BYTES:,} bytes; it is not a configuration file")
         text = path.read_text(encoding="utf-8-sig")
         loaded = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no configuration file '{path}'{_near_file(path)}") from error
     except OSError as error:
         raise ConfigError(f"the configuration file '{path}' cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the configuration file '{path}' is not UTF-8 text (byte {error.start})") from error
+        raise ConfigError(
+            f"the configuration file '{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration file '{path}' is not valid YAML: {_where(error)}") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"the configuration file '{path}' holds no keys; write for example `train:` and below it keys")
+        raise ConfigError(
+            f"the configuration file '{path}' holds no keys; write for example `train:` and below it keys"
+        )
     return loaded
+
+
+def _near_file(path: Path) -> str:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+    return f"; did you mean '{near[0]}'?" if near else "; `peftkit recipes copy sentiment FILE.yaml` writes one"
 
 
 def _where(error: Exception) -> str:
@@ -173,24 +210,31 @@ def _where(error: Exception) -> str:
 
 
 def _parse_word(word: str) -> tuple[str, Any]:
-    """Split `a.b=c`; the text stays text, and is read by the declared type of the key."""
+    """Split `a.b=c`; the text stays text, to be read by the declared type of its key, unless none is declared."""
     key, sign, text = word.partition("=")
     if not sign or not key:
         raise ConfigError(f"'{word}' is not a setting; write key=value, for example train.learning_rate=2e-4")
     if text == "null":
         return key, None
-    if text[:1] in "[{":
-        try:
-            return key, json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{key}: '{text}' is not valid JSON ({error.msg} at character {error.pos})") from error
-    return key, _extra_value(text) if ".extra." in key or ".chat_template_kwargs." in key else text
+    free = key.split(".")[1:2] in (["extra"], ["chat_template_kwargs"])
+    if text.startswith("{") and (free or f"{key}.NAME" in known_keys()):
+        return key, _json(key, text)
+    if text.startswith("[") and (free or key in _list_keys()):
+        return key, _json(key, text)
+    return key, _undeclared(text) if free else text
 
 
-def _extra_value(text: str) -> Any:
+def _json(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{key}: '{text}' is not valid JSON ({error.msg} at character {error.pos})") from error
+
+
+def _undeclared(text: str) -> Any:
     """Read a value whose type is not declared here: a number or true/false if it looks like one."""
     try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text, parse_constant=str)
     except json.JSONDecodeError:
         return text
 
@@ -200,11 +244,12 @@ def _flatten(nested: Mapping[str, Any]) -> Flat:
 
 
 def _walk(nested: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Go down to the keys that are known; what stands below one is its value, and an empty group is nothing."""
     for name, value in nested.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value and key.count(".") < 2:
+        if isinstance(value, Mapping) and not _is_known(key):
             yield from _walk(value, f"{key}.")
-        elif not (isinstance(value, Mapping) and key.count(".") >= 1):
+        elif value is not None or not (key in GROUPS or f"{key}.NAME" in known_keys()):
             yield key, value
 
 
@@ -212,30 +257,53 @@ def known_keys() -> list[str]:
     """Return every key that a configuration may hold; keys that take names of the user's own end in `.NAME`."""
     keys = []
     for group in GROUPS:
-        model = RunConfig.model_fields[group].annotation
-        assert isinstance(model, type) and issubclass(model, BaseModel)
-        for name, info in model.model_fields.items():
+        for name, info in _group(group).model_fields.items():
             keys.append(f"{group}.{name}.NAME" if _is_mapping(info.annotation) else f"{group}.{name}")
     return keys
+
+
+def _group(name: str) -> type[BaseModel]:
+    model = RunConfig.model_fields[name].annotation
+    assert isinstance(model, type)
+    assert issubclass(model, BaseModel)
+    return model
 
 
 def _is_mapping(annotation: Any) -> bool:
     return str(annotation).startswith("dict")
 
 
-def _require_known(key: str, source: str) -> None:
+def _list_keys() -> list[str]:
+    return [key for key in known_keys() if "tuple[" in str(_annotation(key))]
+
+
+def _is_known(key: str) -> bool:
+    group, name, own = (*key.split(".", 2), "", "")[:3]
     known = known_keys()
-    if key in known:
-        return
-    group, _, rest = key.partition(".")
-    name, dot, own = rest.partition(".")
-    if dot and own and f"{group}.{name}.NAME" in known:
-        return
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or [
-        candidate for candidate in known if candidate.split(".")[1] == key.split(".")[-1]
-    ]
-    hint = f"did you mean '{near[0]}'?" if near else "`peftkit recipes show NAME` lists all keys"
-    raise ConfigError(f"unknown key '{key}' ({source}); {hint}")
+    return key in known or (bool(own) and f"{group}.{name}.NAME" in known)
+
+
+def _require_known(key: str, source: str) -> None:
+    if not _is_known(key):
+        raise ConfigError(f"unknown key '{key}' ({source}); {_advice(key)}")
+
+
+def _advice(key: str) -> str:
+    known = known_keys()
+    if key == "recipe":
+        return "the recipe is the first argument, or stands alone in a file as `recipe: NAME`"
+    if key == "preset":
+        return "choose a preset with --preset, or in a file with `preset: NAME`"
+    if key in GROUPS:
+        return f"it is a group of keys, such as {next(one for one in known if one.startswith(f'{key}.'))}"
+    if f"{key}.NAME" in known:
+        return f"it takes names of your own, written as {key}.NAME"
+    name = [*key.split("."), key][1]
+    by_name = {one.split(".")[1]: one for one in known}
+    near = [one for one in known if one.split(".")[1] == name]
+    near += difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+    near += [by_name[other] for other in difflib.get_close_matches(name, by_name, n=1, cutoff=0.7)]
+    return f"did you mean '{near[0]}'?" if near else "`peftkit recipes show NAME` lists all keys"
 
 
 def _validate(recipe: str, preset: str, flat: Flat, origin: Mapping[str, str]) -> RunConfig:
@@ -245,37 +313,134 @@ def _validate(recipe: str, preset: str, flat: Flat, origin: Mapping[str, str]) -
         target = nested.setdefault(group, {})
         if own:
             target.setdefault(name, {})[own[0]] = value
-        elif value is not None or _allows_none(group, name):
-            target[name] = value
+        elif _allows_none(group, name):
+            target[name] = None if value == "" else value
+        elif value is None:
+            raise ConfigError(f"{key}: null is not allowed here ({origin.get(key, 'recipe')}); leave the key out")
         else:
-            raise ConfigError(f"{key}: null is not allowed here ({origin.get(key, 'recipe')})")
+            target[name] = value
     try:
         return RunConfig.model_validate(nested)
     except ValidationError as error:
         raise ConfigError(_sentence(error, origin)) from error
 
 
+def _annotation(key: str) -> Any:
+    group, name = key.split(".")[:2]
+    return _group(group).model_fields[name].annotation
+
+
 def _allows_none(group: str, name: str) -> bool:
-    model = RunConfig.model_fields[group].annotation
-    assert isinstance(model, type) and issubclass(model, BaseModel)
-    return type(None) in get_args(model.model_fields[name].annotation)
+    return type(None) in get_args(_annotation(f"{group}.{name}"))
 
 
 def _sentence(error: ValidationError, origin: Mapping[str, str]) -> str:
     """Turn pydantic's first complaint into one sentence with key, value, source and what is allowed."""
     first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
     key = ".".join(str(part) for part in first["loc"][:3] if not isinstance(part, int))
+    if "." not in key:  # a complaint about several keys, which it names
+        sources = dict.fromkeys(where for one, where in origin.items() if one in message and where != "recipe")
+        return f"{message} ({', '.join(sources) or 'recipe'})"
     key = key if key in origin else ".".join(key.split(".")[:2])
     source = origin.get(key, "recipe")
-    message = first["msg"].removeprefix("Value error, ")
-    if "." not in key:
-        return f"{message} ({origin.get(message.split(' ')[0], source)})"
-    value = first["input"]
-    shown = f"{value!r}" if not isinstance(value, Mapping) else "this value"
+    value = repr(first["input"])
+    value = value if len(value) <= _MAX_SHOWN else f"{value[: _MAX_SHOWN - 3]}..."
     if first["type"] == "literal_error":
         allowed = str(first["ctx"]["expected"]).replace(" or ", ", ")
-        near = difflib.get_close_matches(str(value), [word.strip("'") for word in allowed.split(", ")], n=1)
-        return f"{key}: {shown} is not one of {allowed} ({source})" + (f"; did you mean '{near[0]}'?" if near else "")
-    if message.startswith(key):
-        return f"{message} ({source})"
-    return f"{key}: {shown} is not usable: {message[:1].lower()}{message[1:]} ({source})"
+        near = _did_you_mean(str(first["input"]), [word.strip("'") for word in allowed.split(", ")])
+        return f"{key}: {value} is not one of {allowed} ({source}){near}"
+    expected = _EXPECTED.get(first["type"].split("_")[0], message.replace("Input should be", "it must be"))
+    return f"{key}: {value} is not usable: {expected} ({source})"
+
+
+_MAX_SHOWN = 80
+_EXPECTED = {
+    "int": "a whole number is expected",
+    "float": "a number is expected",
+    "bool": "true or false is expected",
+    "string": "text is expected; put quotes around what looks like something else",
+    "tuple": "a list is expected, such as [a, b]",
+}
+"""What is expected, by the first word of pydantic's type of complaint."""
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _require_fitting(recipe: Recipe, config: RunConfig, origin: Mapping[str, str]) -> None:
+    """Refuse what the recipe or another library knows to be wrong, before anything is read or written."""
+    columns = ", ".join(recipe.columns)
+    for name in config.data.columns:
+        if name not in recipe.columns:
+            source = origin.get(f"data.columns.{name}", "recipe")
+            raise ConfigError(
+                f"data.columns.{name}: recipe '{recipe.name}' has no column '{name}', it has: {columns} ({source})"
+                + _did_you_mean(name, recipe.columns)
+            )
+    for key, template in (("task.prompt", config.task.prompt), ("task.completion", config.task.completion)):
+        source = origin.get(key, "recipe")
+        for name in placeholders(template):
+            if name not in recipe.columns:
+                raise ConfigError(
+                    f"{key}: {{{name}}} is no column of recipe '{recipe.name}', which has: {columns} ({source})"
+                    + _did_you_mean(name, recipe.columns)
+                )
+        if not placeholders(template):
+            raise ConfigError(
+                f"{key}: '{template}' holds no column, so it would be the same for every row; "
+                f"write one of the columns {columns} in braces ({source})"
+            )
+    if set(placeholders(config.task.completion)) <= set(placeholders(config.task.prompt)):
+        raise ConfigError(
+            f"task.prompt: '{config.task.prompt}' holds all of task.completion, '{config.task.completion}', so the "
+            f"model would be shown the answer ({origin.get('task.prompt', 'recipe')}); take it out of the prompt"
+        )
+    for group in (config.model, config.adapter, config.train):
+        _require_free(group, origin)
+    _require_names_of_transformers(config.train, origin)
+    if config.adapter.extra:
+        from peftkit.adapter.attach import peft_config
+
+        peft_config(config.adapter)
+    if config.train.extra:
+        import torch
+
+        from peftkit.train.trainer import training_arguments
+
+        training_arguments(config.train, Path("checkpoints"), torch.float32)
+
+
+def _require_free(group: ModelConfig | AdapterConfig | TrainConfig, origin: Mapping[str, str]) -> None:
+    prefix = type(group).__name__.removesuffix("Config").lower()
+    for name in group.extra:
+        source = origin.get(f"{prefix}.extra.{name}", "recipe")
+        if name in type(group).model_fields:
+            raise ConfigError(f"{prefix}.extra.{name} is a key of its own; set {prefix}.{name} ({source})")
+        if isinstance(group, ModelConfig) and name in _CODE_NAMES:
+            raise ConfigError(
+                f"model.extra.{name} is refused: a configuration never runs code of a model's author; "
+                f"leave it out ({source})"
+            )
+
+
+def _require_names_of_transformers(train: TrainConfig, origin: Mapping[str, str]) -> None:
+    """Check names that transformers defines; the defaults need no check, and so no import that takes seconds."""
+    defaults = TrainConfig.model_fields
+    if train.optim != defaults["optim"].default:
+        from transformers.training_args import OptimizerNames
+
+        _require_name("train.optim", train.optim, "an optimizer", OptimizerNames, origin)
+    if train.lr_scheduler_type != defaults["lr_scheduler_type"].default:
+        from transformers.trainer_utils import SchedulerType
+
+        _require_name("train.lr_scheduler_type", train.lr_scheduler_type, "a schedule", SchedulerType, origin)
+
+
+def _require_name(key: str, value: str, what: str, known: Iterable[Enum], origin: Mapping[str, str]) -> None:
+    names = [str(one.value) for one in known]
+    if value not in names:
+        hint = _did_you_mean(value, names) or f"; there are for example {', '.join(names[:6])}"
+        raise ConfigError(f"{key}: '{value}' is not {what} of transformers ({origin.get(key, 'recipe')}){hint}")

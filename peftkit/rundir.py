@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,21 @@ class RunFolder:
             OutputError: The path holds a run or other files already, is a file, or cannot be written.
         """
         folder = path or _free_name(Path("runs") / f"{recipe}-{now:%Y%m%d-%H%M%S}")
-        if folder.is_file():
-            raise OutputError(f"'{folder}' is a file; give a folder that does not exist yet with --out")
-        if folder.is_dir() and any(folder.iterdir()):
-            holds = "holds a run" if (folder / "config.yaml").exists() else "is not empty"
-            raise OutputError(f"the folder '{folder}' {holds} and is never written over; give another one with --out")
         try:
+            if folder.is_file():
+                raise OutputError(f"'{folder}' is a file; give a folder that does not exist yet with --out")
+            if folder.is_dir() and any(folder.iterdir()):
+                holds = "holds a run" if (folder / "config.yaml").exists() else "is not empty"
+                raise OutputError(
+                    f"the folder '{folder}' {holds} and is never written over; give another one with --out"
+                )
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise OutputError(f"the folder '{folder}' cannot be written: {error.strerror}; give another with --out") from error
+            raise OutputError(
+                f"the folder '{folder}' cannot be written: {error.strerror}; give another with --out"
+            ) from error
         return cls(folder)
 
     @classmethod
@@ -62,7 +66,11 @@ class RunFolder:
             OutputError: The path holds no run.
         """
         run = cls(path)
-        if not run.config.is_file():
+        try:
+            found = run.config.is_file()
+        except OSError as error:
+            raise OutputError(f"'{path}' cannot be read: {error.strerror}") from error
+        if not found:
             raise OutputError(f"'{path}' holds no run (it has no config.yaml); give the folder that a run wrote")
         return run
 
@@ -93,7 +101,22 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it was renamed, or never came to be
+            temporary.unlink()
+
+
+def require_new(path: Path) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        OutputError: There is something at the path already, or nothing can be there.
+    """
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error.strerror}; give another name") from error
+    if exists:
+        raise OutputError(f"'{path}' exists and is not written over; give another name")
 
 
 def write_text(path: Path, text: str) -> None:

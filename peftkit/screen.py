@@ -149,9 +149,7 @@ def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str
 def preset_advice(recipe: Recipe, current: str) -> str:
     """Say which preset this machine could take."""
     name, memory = machine.accelerator()
-    fitting = [
-        preset for preset, one in recipe.presets.items() if one.memory and one.memory * _NOMINAL * GIB <= memory
-    ]
+    fitting = [preset for preset, one in recipe.presets.items() if one.memory and one.memory * _NOMINAL * GIB <= memory]
     if name is None:
         return f"no CUDA GPU here, so preset {current} is the one for this machine; a GPU of 12 GB takes --preset 12gb"
     if not fitting:

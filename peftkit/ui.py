@@ -58,9 +58,13 @@ class UI:
         """Show a table; columns whose name starts with `>` are set to the right."""
         if self.quiet:
             return
-        table = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+        table = Table(
+            title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
+        )
         for name in columns:
-            table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+            table.add_column(
+                name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
+            )
         for row in rows:
             table.add_row(*[Text(str(cell)) for cell in row])
         self._out.print(table)
@@ -122,8 +126,7 @@ class _RichBar(Bar):
         self._task = task
 
     def to(self, done: int, detail: str = "", total: int | None = None) -> None:
-        changed = {} if total is None else {"total": total}
-        self._progress.update(self._task, completed=done, detail=detail, **changed)
+        self._progress.update(self._task, completed=done, detail=detail, total=total)
 
 
 class _PlainBar(Bar):
@@ -149,8 +152,10 @@ class _PlainBar(Bar):
 
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
-    return console if console.is_terminal else Console(
-        stderr=stderr, highlight=False, emoji=False, markup=False, width=_PLAIN_WIDTH
+    return (
+        console
+        if console.is_terminal
+        else Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=_PLAIN_WIDTH)
     )
 
 

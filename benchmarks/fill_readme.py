@@ -1,0 +1,103 @@
+"""Put the figures of `results/` into the README, between the markers that name them.
+
+python benchmarks/fill_readme.py [--check]
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PARTS = ("before", "after")
+README = HERE.parent / "README.md"
+
+
+def main() -> None:
+    """Fill in the tables; with `--check`, fail if the README would change."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    filled = fill(text)
+    if options.check and filled != text:
+        sys.exit("the README's figures are not those of benchmarks/results; run python benchmarks/fill_readme.py")
+    README.write_text(filled, encoding="utf-8")
+
+
+def fill(text: str) -> str:
+    """Return a README's text with every table made from its result file."""
+    for name, table in (("main-job", main_job()), ("throughput", throughput())):
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not (start and end):
+            sys.exit(f"the README has no place for '{name}'")
+        text = f"{before}{start}{table}{end}{after}"
+    return text
+
+
+def main_job() -> str:
+    """Return the table of the main job's seeds."""
+    result = _read("main-job-cpu.json")
+    runs = result["runs"]
+    lines = [
+        "| seed | accuracy before | after | paired difference (95% interval) | training | in all | peak memory |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for run in runs:
+        before, after, difference = (run[part]["accuracy"] for part in ("before", "after", "difference"))
+        low, high = 100 * difference["low"], 100 * difference["high"]
+        cells = (
+            run["seed"],
+            _percent(before["value"]),
+            _percent(after["value"]),
+            f"{100 * difference['value']:+.1f} points ({low:+.1f} to {high:+.1f})",
+            f"{run['train']['seconds']:.0f} s",
+            f"{run['time']['total']:.0f} s",
+            f"{run['memory']['peak_rss'] / 1e9:.2f} GB",
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    was, now = (statistics.median(run[part]["likelihood_accuracy"]["value"] for run in runs) for part in PARTS)
+    note = (
+        f"Accuracy of generated answers on {runs[0]['after']['accuracy']['n']} held-out rows. The untrained model hardly "
+        "ever answers with one of the two words alone; by which of them it finds likelier, it goes from "
+        f"{_percent(was)} to {_percent(now)} (median of the seeds)."
+    )
+    return "\n".join(lines) + f"\n\n{note} {_where(result)}\n"
+
+
+def throughput() -> str:
+    """Return the table of training throughput."""
+    result = _read("throughput-cpu.json")
+    speeds = result["median_tokens_per_second"]
+    lines = [
+        "| | non-padding tokens/s (median) | peftkit is faster by (median of rounds, range) |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, speed in speeds.items():
+        ratio = result["ratio"].get(f"to {name}")
+        faster = f"{ratio['median']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+        lines.append(f"| {name} | {speed:.0f} | {faster} |")
+    rounds = len(result["runs"]["peftkit"])
+    return "\n".join(lines) + f"\n\n{rounds} rounds; medians. {_where(result)}\n"
+
+
+def _where(result: dict[str, Any]) -> str:
+    machine, versions = result["machine"], result["versions"]
+    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl", "bitsandbytes"))
+    return f"{machine['cpu']}, {machine['cores']} cores, no GPU; {named}; `{result['command']}`, {result['date'][:10]}."
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((HERE / "results" / name).read_text(encoding="utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    main()
