@@ -172,7 +172,7 @@ class _Run:
                 )
         with self.stage("model", "2/6 Model"):
             base = load_model(source, self.config.model)
-            model = attach(base, self.config.adapter, seed=self.config.train.seed)
+            model = attach(base, self.config.adapter, base=self.config.model, seed=self.config.train.seed)
             parameters = count_parameters(model)
             screen.show_model(self.ui, self.config, model, parameters)
         test = data.test

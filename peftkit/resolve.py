@@ -7,6 +7,7 @@ kept, so that a run can say what differs from the recipe's defaults and why.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,7 +166,7 @@ for _tag, _pattern, _first in (
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
     (
         "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)",
         list("-+.0123456789"),
     ),
 ):
@@ -253,13 +254,14 @@ def _walk(nested: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def known_keys() -> list[str]:
+@functools.cache
+def known_keys() -> tuple[str, ...]:
     """Return every key that a configuration may hold; keys that take names of the user's own end in `.NAME`."""
     keys = []
     for group in GROUPS:
         for name, info in _group(group).model_fields.items():
             keys.append(f"{group}.{name}.NAME" if _is_mapping(info.annotation) else f"{group}.{name}")
-    return keys
+    return tuple(keys)
 
 
 def _group(name: str) -> type[BaseModel]:

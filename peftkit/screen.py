@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit import machine
 from peftkit.config import RunConfig
+from peftkit.evaluate.names import METRICS
 from peftkit.recipe import Recipe
 from peftkit.resolve import Resolved
 from peftkit.rundir import RunFolder
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 # Cards report a little less memory than they are sold with.
 _NOMINAL = 0.93
-METRIC_NAMES = {
-    "accuracy": "accuracy (generated answers)",
-    "macro_f1": "macro-F1",
-    "likelihood_accuracy": "accuracy (label likelihood)",
-    "valid_answers": "valid answers",
-}
 
 
 def show_start(ui: UI, resolved: Resolved, folder: Path) -> None:
@@ -110,7 +105,7 @@ def show_metrics(ui: UI, summary: Mapping[str, Any]) -> None:
 
     rows = [
         (
-            METRIC_NAMES.get(name, name),
+            METRICS[name][0] if name in METRICS else name,
             cell(summary["before"][name]),
             cell(summary["after"][name]),
             points(summary["difference"][name]),

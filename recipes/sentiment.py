@@ -18,8 +18,8 @@ def rows() -> Iterator[dict[str, str] | None]:
         ASSETS["vader-ratings"],
         "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
         "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
-    ).decode("latin-1")
-    for line in text.splitlines():
+    ).decode("utf-8")
+    for line in text.rstrip().split("\n"):
         _, rating, snippet = line.split("\t")
         clear = abs(float(rating)) >= CLEAR
         yield {"text": snippet.strip(), "label": "positive" if float(rating) > 0 else "negative"} if clear else None

@@ -43,7 +43,7 @@ class Stages:
         return load_model(self.source, self.config.model)
 
     def adapted(self):
-        return attach(self.base(), self.config.adapter, seed=self.config.train.seed)
+        return attach(self.base(), self.config.adapter, base=self.config.model, seed=self.config.train.seed)
 
     def trainer(self, model, folder: Path, callbacks=(), examples=None):
         arguments = training_arguments(

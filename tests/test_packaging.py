@@ -109,7 +109,9 @@ def test_packages_are_the_folders_with_python_files() -> None:
 
 def test_every_import_is_declared() -> None:
     missing = {
-        name for name in third_party() if declared().isdisjoint(normal(one) for one in distributions().get(name, [name]))
+        name
+        for name in third_party()
+        if declared().isdisjoint(normal(one) for one in distributions().get(name, [name]))
     }
     assert missing == set()
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,21 @@ def test_a_plugin_cannot_take_the_name_of_a_built_in_recipe(installed: Environme
     (found,) = (one for one in json.loads(done.stdout)["recipes"] if one["name"] == "sentiment")
     assert found["presets"] == ["tiny", "12gb", "24gb", "48gb"]
     assert "Fruit" not in found["summary"]
+
+
+@pytest.mark.parametrize("built_in_first", [True, False])
+def test_the_order_of_installation_does_not_matter(built_in_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftkit import recipe
+
+    points = [
+        EntryPoint("sentiment", "peftkit_recipes.sentiment:recipe", recipe.GROUP),
+        EntryPoint("sentiment", "nothing_of_this_name:recipe", recipe.GROUP),
+    ]
+    monkeypatch.setattr(recipe, "entry_points", lambda group: points if built_in_first else points[::-1])
+    found = recipe.list_recipes()
+    assert list(found.recipes) == ["sentiment"]
+    assert found.recipes["sentiment"] is recipe.load_recipe("sentiment")
+    assert found.broken == {}
 
 
 def test_asking_for_a_broken_plugin_says_why(installed: Environment, tmp_path: Path) -> None:

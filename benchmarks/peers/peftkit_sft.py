@@ -18,8 +18,9 @@ def main() -> None:
     """Read a job, train, and print the result as JSON."""
     job = json.loads(Path(sys.argv[1]).read_text())
     source = Source(job["model"])
-    model = load_model(source, ModelConfig(path=job["model"], quantization="nf4", dtype=job["dtype"]))
-    adapted = attach(model, AdapterConfig(r=job["r"], lora_alpha=job["lora_alpha"]), seed=job["seed"])
+    base = ModelConfig(path=job["model"], quantization="nf4", dtype=job["dtype"])
+    adapter = AdapterConfig(r=job["r"], lora_alpha=job["lora_alpha"])
+    adapted = attach(load_model(source, base), adapter, base=base, seed=job["seed"])
     examples = []
     for ids, labels in zip(job["input_ids"], job["labels"], strict=True):
         prompt = labels.count(-100)

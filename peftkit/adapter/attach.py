@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.config import AdapterConfig
+from peftkit.config import AdapterConfig, ModelConfig
 from peftkit.errors import AdapterError, ConfigError
 from peftkit.rundir import atomic, write_json
 
@@ -20,7 +20,7 @@ WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 
 
-def attach(model: PreTrainedModel, config: AdapterConfig, *, seed: int) -> PeftModel:
+def attach(model: PreTrainedModel, config: AdapterConfig, *, base: ModelConfig, seed: int) -> PeftModel:
     """Freeze the base model and add a trainable adapter in float32.
 
     TRL casts the adapter of a quantized model to bfloat16, whose 8 bits of mantissa lose small updates; here the
@@ -40,6 +40,9 @@ def attach(model: PreTrainedModel, config: AdapterConfig, *, seed: int) -> PeftM
         raise ConfigError(
             f"PEFT refuses this adapter (adapter.target_modules={targets}): {str(error).splitlines()[0][:300]}"
         ) from error
+    # PEFT would note the folder that the weights were read from, which means nothing on another machine.
+    adapted.peft_config["default"].base_model_name_or_path = base.path
+    adapted.peft_config["default"].revision = base.revision
     return adapted
 
 

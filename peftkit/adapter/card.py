@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.adapter.passport import Passport
+from peftkit.evaluate.names import METRICS
 from peftkit.rundir import write_text
+
+_ESCAPES = str.maketrans({**{mark: f"\\{mark}" for mark in '\\`*_{}[]#|"'}, "<": "&lt;", ">": "&gt;"})
 
 
 def write_card(folder: Path, passport: Passport) -> None:
@@ -21,17 +24,12 @@ def write_card(folder: Path, passport: Passport) -> None:
         keep_trailing_newline=True,
         finalize=markdown,
     )
+    names = {name: METRICS[name][0] if name in METRICS else name for name in passport.after}
     template = environment.get_template("card.md.j2")
-    write_text(folder / "README.md", template.render(passport=passport, percent=lambda value: f"{100 * value:.1f}%"))
+    card = template.render(passport=passport, names=names, percent=lambda value: f"{100 * value:.1f}%")
+    write_text(folder / "README.md", card)
 
 
 def markdown(value: Any) -> Any:
-    """Escape what Markdown or a card's YAML head would read as markup, and keep it on one line."""
-    if not isinstance(value, str):
-        return value
-    line = " ".join(value.split())
-    for character in '\\`*_{}[]<>#|"':
-        line = line.replace(
-            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
-        )
-    return line
+    """Escape what Markdown or HTML would read as markup, and keep it on one line."""
+    return " ".join(value.split()).translate(_ESCAPES) if isinstance(value, str) else value

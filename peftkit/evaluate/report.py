@@ -17,17 +17,11 @@ from typing import Any
 from peftkit.errors import OutputError
 from peftkit.evaluate import charts
 from peftkit.evaluate.charts import Comparison, Estimate, finite
+from peftkit.evaluate.names import METRICS
 from peftkit.rundir import RunFolder, atomic, read_json
 
 Json = Mapping[str, Any]
 
-# metric -> name in tables, name within a sentence; all of them are shares of the rows, and more is better
-METRICS = {
-    "accuracy": ("Accuracy (generated answers)", "Accuracy"),
-    "macro_f1": ("Macro-F1", "Macro-F1"),
-    "likelihood_accuracy": ("Accuracy (by label likelihood)", "Accuracy by label likelihood"),
-    "valid_answers": ("Valid answers", "The share of valid answers"),
-}
 MOST_ROWS = 20  # rows shown with their answers
 MOST_LABELS = 12  # labels of a confusion matrix; the rarest of more stand together
 MOST_TOKENS = 600  # tokens shown of the example

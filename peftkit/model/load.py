@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit import machine
 from peftkit.config import ModelConfig
 from peftkit.errors import ConfigError, MissingDependencyError, ModelError
+from peftkit.model.assets import cache_folder
 from peftkit.model.convert import embedded_model, gguf_to_safetensors
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ def find_model(config: ModelConfig, progress: Callable[[str], None] | None = Non
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no GGUF file '{path}'")
-        from peftkit.model.assets import cache_folder
-
-        folder = f"{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-        return Source(str(gguf_to_safetensors(path, cache_folder() / "models" / folder, progress=progress)))
+        return Source(str(gguf_to_safetensors(path, _converted_folder(path), progress=progress)))
     if path.is_dir():
         _require_model_folder(path)
         return Source(str(path))
@@ -120,7 +118,8 @@ def load_model(source: Source, config: ModelConfig) -> PreTrainedModel:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _explain(source, error, "model") from error
-    keep_quantized_weights_in_place(model)
+    if config.quantization in ("nf4", "fp4"):
+        keep_quantized_weights_in_place(model)
     machine.trim()
     return model.eval()
 
@@ -160,6 +159,13 @@ def keep_quantized_weights_in_place(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def _converted_folder(gguf: Path) -> Path:
+    """Return the folder of a GGUF file's conversion; another file, or a changed one, has another."""
+    status = gguf.stat()
+    digest = hashlib.sha256(f"{gguf.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+    return cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
 
 
 def _refuse_remote_code(config: ModelConfig) -> None:

@@ -76,7 +76,7 @@ def test_losses_are_those_of_trl_alone(run, tmp_path):
 
 def test_only_trained_positions_are_projected(run, tmp_path, monkeypatch):
     rows = []
-    original = chunked._ChunkedLogProbFunction.apply
+    original = trl.trainer.utils._ChunkedLogProbFunction.apply
 
     class Counting:
         @staticmethod
