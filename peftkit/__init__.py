@@ -5,13 +5,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import PeftkitError
-from peftkit.recipe import EmbeddedData, Preset, Recipe, load_recipe
-
 if TYPE_CHECKING:
+    from peftkit.errors import PeftkitError
     from peftkit.judge import evaluate_run, predict
     from peftkit.pipeline import RunResult, check, run
+    from peftkit.recipe import EmbeddedData, Preset, Recipe, load_recipe
 
+_HOMES = {
+    "EmbeddedData": "peftkit.recipe",
+    "PeftkitError": "peftkit.errors",
+    "Preset": "peftkit.recipe",
+    "Recipe": "peftkit.recipe",
+    "RunResult": "peftkit.pipeline",
+    "check": "peftkit.pipeline",
+    "evaluate_run": "peftkit.judge",
+    "load_recipe": "peftkit.recipe",
+    "predict": "peftkit.judge",
+    "run": "peftkit.pipeline",
+}
 __all__ = [
     "EmbeddedData",
     "PeftkitError",
@@ -25,17 +36,9 @@ __all__ = [
     "run",
 ]
 
-_LAZY = {
-    "RunResult": "peftkit.pipeline",
-    "check": "peftkit.pipeline",
-    "evaluate_run": "peftkit.judge",
-    "predict": "peftkit.judge",
-    "run": "peftkit.pipeline",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Import the parts that need torch only when they are asked for, so that listing recipes stays quick."""
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    """Import a public name when it is asked for: the command line starts quickly, and torch comes only with a run."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'peftkit' has no attribute '{name}'")

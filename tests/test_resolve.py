@@ -245,7 +245,7 @@ NAMES = TEXTS.filter(bool)
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     system=st.none() | NAMES,
     prompt=TEXTS.map("{{text}} {}".format),

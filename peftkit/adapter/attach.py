@@ -88,7 +88,8 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model)
+    # False: PEFT would ask the hub whether the vocabulary was enlarged, which never happens here.
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     with atomic(folder / WEIGHTS) as temporary:
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())},
@@ -127,6 +128,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         raise AdapterError(f"'{folder}' is no adapter: it has no {Path(error.filename or WEIGHTS).name}") from error
     except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
+    if not isinstance(settings, dict):
+        raise AdapterError(f"the adapter in '{folder}' is damaged: {PEFT_CONFIG} holds no settings")
     if settings.get("peft_type") != "LORA":
         raise AdapterError(
             f"the adapter in '{folder}' is of the kind {settings.get('peft_type')}; only LORA is read here"
@@ -134,8 +137,12 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     known = set(LoraConfig.__dataclass_fields__)
     fitting = {name: value for name, value in settings.items() if name in known and value is not None}
     fitting["inference_mode"] = not trainable
-    adapted = get_peft_model(model, LoraConfig(**fitting))
-    wanted = get_peft_model_state_dict(adapted)
+    try:
+        adapted = get_peft_model(model, LoraConfig(**fitting))
+    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise AdapterError(f"the adapter in '{folder}' does not fit the base model: {reason}") from error
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     _require_same(state, wanted, folder)
     set_peft_model_state_dict(adapted, state)
     return adapted.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from peftkit.adapter.passport import Passport
 from peftkit.evaluate.names import METRICS
 from peftkit.rundir import write_text
 
-_ESCAPES = str.maketrans({**{mark: f"\\{mark}" for mark in '\\`*_{}[]#|"'}, "<": "&lt;", ">": "&gt;"})
+# What makes a list, a rule or a heading where a line begins with it.
+_LEADING = re.compile(r"^(\d*)([-+=]+(?=[-+=\s]|$)|(?<=\d)[.)](?=\s|$))")
+_ESCAPES = str.maketrans({**{mark: f"\\{mark}" for mark in '\\`*_{}[]#|~"'}, "<": "&lt;", ">": "&gt;"})
 
 
 def write_card(folder: Path, passport: Passport) -> None:
@@ -32,4 +35,6 @@ def write_card(folder: Path, passport: Passport) -> None:
 
 def markdown(value: Any) -> Any:
     """Escape what Markdown or HTML would read as markup, and keep it on one line."""
-    return " ".join(value.split()).translate(_ESCAPES) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return _LEADING.sub(r"\1\\\2", " ".join(value.split()).translate(_ESCAPES))

@@ -79,9 +79,21 @@ def answer(
 
 
 def match_label(text: str, labels: Sequence[str]) -> str | None:
-    """Return the label that a text is, up to case and to punctuation and blanks around it."""
-    cleaned = text.strip(_PUNCTUATION).casefold()
-    return next((label for label in labels if label.strip(_PUNCTUATION).casefold() == cleaned), None)
+    """Return the label that a text is, up to case and to punctuation and blanks around it.
+
+    A label that itself begins or ends with punctuation (`C++` beside `C`) is matched with it first; a text that could
+    then still be two labels is none.
+    """
+    for clean in (str.strip, _bare):
+        wanted = clean(text).casefold()
+        found = [label for label in labels if clean(label).casefold() == wanted]
+        if wanted and found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _bare(text: str) -> str:
+    return text.strip(_PUNCTUATION)
 
 
 def _answer_batch(

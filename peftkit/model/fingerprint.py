@@ -55,7 +55,10 @@ def text_hash(text: str) -> str:
 def _hub_folder(source: Source) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
+    try:
+        return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
+    except (OSError, ValueError) as error:  # the hub's errors are of these two kinds
+        raise ModelError(f"the weights of '{source.path}' are not in the hub's cache on this machine") from error
 
 
 def _cached_digests(file: Path) -> dict[str, str]:
@@ -69,7 +72,10 @@ def _cached_digests(file: Path) -> dict[str, str]:
         found = None
     if isinstance(found, dict):
         return found
-    digests = _tensor_digests(file)
+    try:
+        digests = _tensor_digests(file)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"'{file}' is not a safetensors file, or is damaged; fetch it again") from error
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         temporary = cached.with_suffix(f".tmp-{os.getpid()}")
