@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +21,8 @@ recipes_app = typer.Typer(help="List, show and copy recipes.", invoke_without_co
 assets_app = typer.Typer(help="List and fetch the embedded model and data.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(assets_app, name="assets")
+
+INTERRUPTED = 130  # what typer leaves with after Ctrl-C
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a .py or .yaml file.")]
 Words = Annotated[
@@ -49,12 +50,10 @@ def main() -> None:
 
             UI().error(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except SystemExit as left:
+        if left.code == INTERRUPTED:
+            sys.stderr.write("\ninterrupted\n")
+        raise
 
 
 _debug = False

@@ -76,6 +76,15 @@ class ModelConfig(_Group):
     chat_template_kwargs: dict[str, Any] = Field({}, description="named arguments of the chat template")
     extra: dict[str, Any] = Field({}, description="more named arguments of from_pretrained")
 
+    @model_validator(mode="after")
+    def _runs_no_foreign_code(self) -> ModelConfig:
+        for name in ("trust_remote_code", "code_revision"):
+            if name in self.extra:
+                raise ValueError(
+                    f"model.extra.{name} is refused: a configuration never runs code of a model's author; leave it out"
+                )
+        return self
+
 
 class AdapterConfig(_Group):
     """The small trained part."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from peftkit.data.prepare import Prepared
     from peftkit.evaluate.answers import Answer
     from peftkit.model.load import Source
+    from peftkit.train.callbacks import MetricsCallback
+    from peftkit.train.trainer import AdapterTrainer
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,12 @@ class _Run:
             model = attach(base, self.config.adapter, base=self.config.model, seed=self.config.train.seed)
             parameters = count_parameters(model)
             screen.show_model(self.ui, self.config, model, parameters)
+            trainer, watch = self.make_trainer(model, encoder, data)
         test = data.test
         with self.stage("evaluate_before", f"3/6 Base model on {len(test)} held-out rows"), model.disable_adapter():
             before = answer_rows(model, encoder, test, self.config, self.ui, "answered")
         with self.stage("train", f"4/6 Training on {len(data.train)} rows"):
-            trained = self.train(model, encoder, data)
+            trained = self.train(trainer, watch, data)
         with self.stage("evaluate_after", f"5/6 Adapted model on {len(test)} held-out rows"):
             after = answer_rows(model, encoder, test, self.config, self.ui, "answered")
         with self.stage("write", "6/6 Adapter and report"):
@@ -191,19 +194,24 @@ class _Run:
         screen.show_end(self.ui, self.resolved, self.folder, summary)
         return RunResult(self.folder.path, summary, self.folder.adapter)
 
-    def train(self, model: PeftModel, encoder: Encoder, data: Prepared) -> dict[str, Any]:
-        """Train, and return steps, epochs, loss, tokens and tokens per second."""
+    def make_trainer(
+        self, model: PeftModel, encoder: Encoder, data: Prepared
+    ) -> tuple[AdapterTrainer, MetricsCallback]:
+        """Make the trainer before anything slow, so that a setting that it refuses costs seconds."""
         from peftkit.model.load import resolved_dtype
         from peftkit.train.callbacks import MetricsCallback
         from peftkit.train.trainer import AdapterTrainer, training_arguments, training_dataset
 
-        machine.trim()
+        watch = MetricsCallback(self.folder.metrics)
         arguments = training_arguments(self.config.train, self.folder.checkpoints, resolved_dtype(self.config.model))
+        trainer = AdapterTrainer(model, arguments, training_dataset(data.train), encoder.tokenizer, [watch])
+        return trainer, watch
+
+    def train(self, trainer: AdapterTrainer, watch: MetricsCallback, data: Prepared) -> dict[str, Any]:
+        """Train, and return steps, epochs, loss, tokens and tokens per second."""
+        machine.trim()
         with self.ui.progress("step", 0) as bar:
-            watch = MetricsCallback(
-                self.folder.metrics, lambda line, total: bar.to(line["step"], screen.step_detail(line), total)
-            )
-            trainer = AdapterTrainer(model, arguments, training_dataset(data.train), encoder.tokenizer, [watch])
+            watch.on_step = lambda line, total: bar.to(line["step"], screen.step_detail(line), total)
             trainer.train()
         trained_tokens = sum(len(example.completion_ids) for example in data.train)
         epochs = trainer.state.epoch or 0.0

@@ -130,7 +130,7 @@ def _entry_points() -> list[EntryPoint]:
 def _load(point: EntryPoint) -> Recipe:
     try:
         recipe = point.load()
-    except Exception as error:  # a plugin may fail in any way; the list must survive it
+    except (Exception, SystemExit) as error:  # a plugin may fail in any way; the list must survive it
         raise ConfigError(f"recipe '{point.name}' ({point.value}) cannot be loaded: {error}") from error
     return _checked(recipe, f"recipe '{point.name}' ({point.value})")
 

@@ -25,7 +25,6 @@ from peftkit.errors import ConfigError
 from peftkit.recipe import Recipe, load_recipe
 
 MAX_FILE_BYTES = 1_000_000
-_CODE_NAMES = ("trust_remote_code", "code_revision")
 
 Flat = dict[str, Any]
 
@@ -421,11 +420,6 @@ def _require_free(group: ModelConfig | AdapterConfig | TrainConfig, origin: Mapp
         source = origin.get(f"{prefix}.extra.{name}", "recipe")
         if name in type(group).model_fields:
             raise ConfigError(f"{prefix}.extra.{name} is a key of its own; set {prefix}.{name} ({source})")
-        if isinstance(group, ModelConfig) and name in _CODE_NAMES:
-            raise ConfigError(
-                f"model.extra.{name} is refused: a configuration never runs code of a model's author; "
-                f"leave it out ({source})"
-            )
 
 
 def _require_names_of_transformers(train: TrainConfig, origin: Mapping[str, str]) -> None:

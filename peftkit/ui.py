@@ -35,12 +35,12 @@ class UI:
     def stage(self, title: str) -> None:
         """Name the stage that begins."""
         if not self.quiet:
-            self._out.print(Text(f"\n{title}", style="bold cyan"))
+            self._out.print(Text(f"\n{title}", style="bold cyan"), soft_wrap=True)
 
     def say(self, text: str, *, style: str = "") -> None:
         """Say one line."""
         if not self.quiet:
-            self._out.print(Text(text, style=style))
+            self._out.print(Text(text, style=style), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say one line of lesser weight."""
@@ -48,11 +48,11 @@ class UI:
 
     def warn(self, text: str) -> None:
         """Say a line that must be seen even by those who asked for quiet."""
-        self._err.print(Text(f"warning: {text}", style="yellow"))
+        self._err.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
 
     def error(self, text: str) -> None:
         """Say why the command ends."""
-        self._err.print(Text.assemble(("error: ", "bold red"), text))
+        self._err.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
         """Show a table; columns whose name starts with `>` are set to the right."""

@@ -25,6 +25,22 @@ def rows() -> Iterator[dict[str, str] | None]:
         yield {"text": snippet.strip(), "label": "positive" if float(rating) > 0 else "negative"} if clear else None
 
 
+def on_gpu(memory: int, model: str, learning_rate: float = 2e-4) -> Preset:
+    """Values for one GPU of `memory` GB."""
+    return Preset(
+        f"one GPU with {memory} GB: {model.removeprefix('Qwen/')} in NF4",
+        memory,
+        {
+            "model": {"path": model, "quantization": "nf4", "chat_template_kwargs": {"enable_thinking": False}},
+            "train": {
+                "learning_rate": learning_rate,
+                "per_device_train_batch_size": 16,
+                "gradient_checkpointing": True,
+            },
+        },
+    )
+
+
 recipe = Recipe(
     name="sentiment",
     summary="Positive or negative? Learned from movie-review snippets rated by people.",
@@ -56,37 +72,8 @@ recipe = Recipe(
                 },
             },
         ),
-        "12gb": Preset(
-            "one GPU with 12 GB: Qwen3-4B in NF4",
-            12,
-            {
-                "model": {"path": "Qwen/Qwen3-4B-Instruct-2507", "quantization": "nf4"},
-                "train": {"per_device_train_batch_size": 16, "gradient_checkpointing": True},
-            },
-        ),
-        "24gb": Preset(
-            "one GPU with 24 GB: Qwen3-8B in NF4",
-            24,
-            {
-                "model": {
-                    "path": "Qwen/Qwen3-8B",
-                    "quantization": "nf4",
-                    "chat_template_kwargs": {"enable_thinking": False},
-                },
-                "train": {"per_device_train_batch_size": 16, "gradient_checkpointing": True},
-            },
-        ),
-        "48gb": Preset(
-            "one GPU with 48 GB: Qwen3-32B in NF4",
-            48,
-            {
-                "model": {
-                    "path": "Qwen/Qwen3-32B",
-                    "quantization": "nf4",
-                    "chat_template_kwargs": {"enable_thinking": False},
-                },
-                "train": {"learning_rate": 1e-4, "per_device_train_batch_size": 16, "gradient_checkpointing": True},
-            },
-        ),
+        "12gb": on_gpu(12, "Qwen/Qwen3-4B-Instruct-2507"),
+        "24gb": on_gpu(24, "Qwen/Qwen3-8B"),
+        "48gb": on_gpu(48, "Qwen/Qwen3-32B", learning_rate=1e-4),
     },
 )

@@ -382,7 +382,7 @@ MODELS = [
         "broken config.json",
         lambda place: place.changed_model(replace_text("config.json", "{")),
         4,
-        ("config.json", "not a valid JSON"),
+        ("config.json is damaged", "line 1"),
     ),
     Case(
         "config.json of a list",
@@ -586,7 +586,6 @@ def check_case(case: Case, place: Place, command: Command) -> None:
     for part in case.says:
         assert part in message
     assert "Traceback" not in ended.out + ended.err
-    assert ended.err.count("\n\n") == 0
     shown = message
     for path in (place.folder, place.model, place.reviews.parent):
         shown = shown.replace(str(path), "")

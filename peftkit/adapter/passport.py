@@ -80,13 +80,20 @@ def read_passport(folder: Path) -> Passport:
     try:
         passport = Passport.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        raise AdapterError(f"the passport '{path}' is damaged: {str(error).splitlines()[0]}") from error
+        raise AdapterError(f"the passport '{path}' is damaged: {_complaint(error)}; fetch the adapter again") from error
     for name, digest in passport.files.items():
         if not (folder / name).is_file():
             raise AdapterError(f"the adapter in '{folder}' lacks {name}, which its passport names")
         if file_hash(folder / name) != digest:
             raise AdapterError(f"'{folder / name}' was changed after its passport was written; fetch the adapter again")
     return passport
+
+
+def _complaint(error: ValidationError | OSError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
 
 
 def file_hash(path: Path) -> str:

@@ -59,8 +59,11 @@ def open_adapter(folder: Path, progress: Callable[[str], None] | None = None) ->
         AdapterError: The adapter is damaged or belongs to another base model or tokenizer.
         ModelError: The base model cannot be had.
     """
-    if not (folder / PASSPORT).is_file() and (folder / "adapter" / PASSPORT).is_file():
-        folder = folder / "adapter"
+    try:
+        if not (folder / PASSPORT).is_file() and (folder / "adapter" / PASSPORT).is_file():
+            folder = folder / "adapter"
+    except OSError as error:  # a text in place of a folder can be longer than a name may be
+        raise AdapterError(f"there is no adapter folder '{str(folder)[:80]}...'; give ADAPTER before TEXT") from error
     passport = read_passport(folder)
     machine.quiet_libraries()
     config = passport.config.model

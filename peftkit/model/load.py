@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit import machine
 from peftkit.config import ModelConfig
-from peftkit.errors import ConfigError, MissingDependencyError, ModelError
+from peftkit.errors import MissingDependencyError, ModelError
 from peftkit.model.assets import cache_folder
 from peftkit.model.convert import embedded_model, gguf_to_safetensors
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "smollm2-135m-instruct"
-_CODE_NAMES = ("trust_remote_code", "code_revision")
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,18 @@ def find_model(config: ModelConfig, progress: Callable[[str], None] | None = Non
 
     Raises:
         ModelError: There is no such model, or the folder is none.
-        ConfigError: The arguments would run code of the model's author.
     """
-    _refuse_remote_code(config)
     if config.path == EMBEDDED:
         return Source(str(embedded_model(progress)))
     path = Path(config.path)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"there is no GGUF file '{path}'")
+            raise ModelError(f"there is no GGUF file '{path}'; give the path of one, a model folder, or a hub id")
         return Source(str(gguf_to_safetensors(path, _converted_folder(path), progress=progress)))
-    if path.is_dir():
+    if _exists(path) and path.is_dir():
         _require_model_folder(path)
         return Source(str(path))
-    if path.exists() or config.path.startswith((".", "/", "~")) or config.path.count("/") != 1:
+    if _exists(path) or config.path.startswith((".", "/", "~")) or config.path.count("/") != 1:
         raise ModelError(
             f"'{config.path}' is no model: give '{EMBEDDED}', a folder with config.json, a .gguf file, or a hub id "
             "such as Qwen/Qwen3-4B-Instruct-2507"
@@ -97,6 +95,7 @@ def load_model(source: Source, config: ModelConfig) -> PreTrainedModel:
         MissingDependencyError: The kind of quantization does not work on this machine.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     dtype = resolved_dtype(config)
@@ -110,14 +109,23 @@ def load_model(source: Source, config: ModelConfig) -> PreTrainedModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = AutoModelForCausalLM.from_pretrained(source.path, **(arguments | config.extra))
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                source.path, output_loading_info=True, **(arguments | config.extra)
+            )
     except ImportError as error:
         raise MissingDependencyError(
             f"model.quantization={config.quantization} does not work here: {_first_line(error)}; "
             "`peftkit doctor` shows what works, model.quantization=none always does"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the weights of '{config.path}' do not fit into this GPU's memory; take model.quantization=nf4, "
+            "a smaller model, or a smaller preset"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _explain(source, error, "model") from error
+    if loaded["missing_keys"]:  # transformers would start these at random with no more than a warning
+        raise ModelError(f"the weights in '{source.path}' lack '{min(loaded['missing_keys'])}'; fetch the model again")
     if config.quantization in ("nf4", "fp4"):
         keep_quantized_weights_in_place(model)
     machine.trim()
@@ -168,16 +176,23 @@ def _converted_folder(gguf: Path) -> Path:
     return cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
 
 
-def _refuse_remote_code(config: ModelConfig) -> None:
-    for name in _CODE_NAMES:
-        if name in config.extra:
-            raise ConfigError(f"model.extra.{name} is refused: a configuration never runs code of a model's author")
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for the file system
+        return False
 
 
 def _require_model_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise ModelError(f"the folder '{folder}' holds no model (no config.json; it holds {held})")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the model in '{folder}' cannot be loaded: its config.json is damaged ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"the model in '{folder}' cannot be loaded: its config.json holds no settings")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"the folder '{folder}' holds no .safetensors weights; other formats can run code and are not read"

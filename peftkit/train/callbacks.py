@@ -24,7 +24,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     start), tokens_per_second (since the line before) and memory (resident bytes now, or allocated on the accelerator).
     """
 
-    def __init__(self, path: Path, on_step: Callable[[Metrics, int], None]) -> None:
+    def __init__(self, path: Path, on_step: Callable[[Metrics, int], None] = lambda line, total: None) -> None:
         self.path = path
         self.on_step = on_step
         self.last: Metrics = {}

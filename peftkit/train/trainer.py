@@ -19,7 +19,7 @@ from peftkit import machine
 from peftkit.adapter.attach import save_adapter
 from peftkit.config import TrainConfig
 from peftkit.data.encode import Example
-from peftkit.errors import ConfigError
+from peftkit.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,6 +48,19 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             if name in trained:
                 value.data = trained[name]
         self.remove_callback(PrinterCallback)
+        self._try_optimizer()
+
+    def _try_optimizer(self) -> None:
+        """Make optimizer and schedule once, so that what they refuse is said before hours of work, and drop them."""
+        try:
+            self.create_optimizer_and_scheduler(num_training_steps=100)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"train.optim={self.args.optim.value} needs a library that is not here: {_first_line(error)}"
+            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"the optimizer or its schedule is refused (train.*): {_first_line(error)}") from error
+        self.optimizer = self.lr_scheduler = None
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss, projecting only the trained positions onto the vocabulary on every device."""
@@ -82,6 +95,10 @@ def _only_trained_positions() -> Iterator[None]:
 
 def _compiles_nothing(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda", "xpu")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def training_dataset(examples: Sequence[Example]) -> Dataset:
@@ -140,4 +157,4 @@ def training_arguments(config: TrainConfig, output: Path, dtype: torch.dtype) ->
     try:
         return SFTConfig(**(arguments | config.extra))
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"the train.* settings are refused: {str(error).splitlines()[0][:300]}") from error
+        raise ConfigError(f"the train.* settings are refused: {_first_line(error)}") from error
