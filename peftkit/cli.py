@@ -187,8 +187,9 @@ def recipes(context: typer.Context, as_json: Json = False) -> None:
 def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME")], preset: PresetName = None) -> None:
     """Show a recipe: its columns, presets, and every key with its value and help."""
     from peftkit.recipe import load_recipe
-    from peftkit.resolve import resolve, to_yaml
+    from peftkit.resolve import resolve
     from peftkit.ui import UI
+    from peftkit.yaml_file import to_yaml
 
     ui = UI()
     recipe = load_recipe(name)
@@ -207,9 +208,10 @@ def recipes_copy(
 ) -> None:
     """Write a recipe's settings to a file that you edit and give to --config."""
     from peftkit.errors import ConfigError
-    from peftkit.resolve import resolve, to_yaml
+    from peftkit.resolve import resolve
     from peftkit.rundir import require_new, write_text
     from peftkit.ui import UI
+    from peftkit.yaml_file import to_yaml
 
     if file.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"'{file}' must end in .yaml, so that `peftkit run {file.with_suffix('.yaml')}` can take it")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit import machine, screen
 from peftkit.config import RunConfig
-from peftkit.resolve import Resolved, resolve, to_yaml
+from peftkit.resolve import Resolved, resolve
 from peftkit.rundir import RunFolder, write_json, write_lines, write_text
 from peftkit.ui import UI
+from peftkit.yaml_file import to_yaml
 
 if TYPE_CHECKING:
     from peft import PeftModel

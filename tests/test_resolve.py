@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from peftkit.config import GROUPS, RunConfig
 from peftkit.errors import ConfigError
-from peftkit.resolve import flat_values, known_keys, resolve, to_yaml
+from peftkit.resolve import flat_values, known_keys, resolve
+from peftkit.yaml_file import to_yaml
 
 RECIPE = """
 from peftkit import Preset, Recipe

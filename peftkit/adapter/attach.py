@@ -27,11 +27,15 @@ def attach(model: PreTrainedModel, config: AdapterConfig, *, base: ModelConfig, 
     adapter and its optimizer state stay float32, whatever the base computes in.
 
     Raises:
-        ConfigError: PEFT refuses the settings, or no layer has one of the named targets.
+        ConfigError: PEFT refuses the settings or cannot train them, or no layer has one of the named targets.
     """
     import torch
     from peft import get_peft_model
 
+    if config.use_dora and base.quantization == "int8":
+        raise ConfigError(  # PEFT 0.21 loses the scales of 8-bit weights there, and fails at the second step
+            "adapter.use_dora=true does not work on int8 weights; take model.quantization=nf4 or adapter.use_dora=false"
+        )
     torch.manual_seed(seed)
     try:
         adapted = get_peft_model(model, peft_config(config), autocast_adapter_dtype=True)

@@ -40,26 +40,18 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         trained = {name: value.data for name, value in model.named_parameters() if value.requires_grad}
-        super().__init__(
-            model=model, args=args, train_dataset=dataset, processing_class=tokenizer, callbacks=list(callbacks)
-        )
+        with _refusals():
+            super().__init__(
+                model=model, args=args, train_dataset=dataset, processing_class=tokenizer, callbacks=list(callbacks)
+            )
         # TRL has just cast the adapter of a quantized model to bfloat16; its float32 values are put back.
         for name, value in model.named_parameters():
             if name in trained:
                 value.data = trained[name]
         self.remove_callback(PrinterCallback)
-        self._try_optimizer()
-
-    def _try_optimizer(self) -> None:
-        """Make optimizer and schedule once, so that what they refuse is said before hours of work, and drop them."""
-        try:
+        # Made once and dropped: what optimizer or schedule refuse is then said before hours of work.
+        with _refusals():
             self.create_optimizer_and_scheduler(num_training_steps=100)
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"train.optim={self.args.optim.value} needs a library that is not here: {_first_line(error)}"
-            ) from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"the optimizer or its schedule is refused (train.*): {_first_line(error)}") from error
         self.optimizer = self.lr_scheduler = None
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -76,6 +68,19 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave TRL's card out of checkpoints: its licence is a placeholder, and the adapter gets a card of its own."""
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what TRL and transformers refuse into errors of the user's settings."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"a train.* setting needs a library that is not here: {_first_line(error)}"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"the train.* settings are refused: {_first_line(error)}") from error
 
 
 @contextmanager
@@ -154,7 +159,5 @@ def training_arguments(config: TrainConfig, output: Path, dtype: torch.dtype) ->
         if name not in known:
             raise ConfigError(f"train.extra.{name} is not an argument of TRL's SFTConfig")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
+    with _refusals():
         return SFTConfig(**(arguments | config.extra))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"the train.* settings are refused: {_first_line(error)}") from error

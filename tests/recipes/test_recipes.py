@@ -13,7 +13,8 @@ import pytest
 from peftkit.config import RunConfig
 from peftkit.model.assets import ASSETS, available
 from peftkit.recipe import Recipe, list_recipes, load_recipe
-from peftkit.resolve import resolve, to_yaml
+from peftkit.resolve import resolve
+from peftkit.yaml_file import to_yaml
 
 pytestmark = pytest.mark.xdist_group("recipes")
 

@@ -1,0 +1,110 @@
+"""The card says what the passport says, whatever names it holds."""
+
+import re
+
+import pytest
+import yaml
+
+from peftkit.adapter.card import markdown, write_card
+from peftkit.adapter.passport import Base, Passport, Tokenizer
+from peftkit.config import RunConfig
+
+HOSTILE = (
+    "one\ntwo",
+    "---\nlicense: mit\n---",
+    "--- ",
+    "# Heading",
+    "- item",
+    "1. item",
+    "~~~",
+    "```",
+    "a | b | c",
+    "<script>alert(1)</script>",
+    "[here](https://example.org) ![x](y)",
+    "{{ passport }} {% raw %}",
+    "\\| \\",
+    "two\u2028lines\x0b\x0c\x85",
+)
+
+
+def metric(value, low, high):
+    return {"value": value, "low": low, "high": high, "n": 400}
+
+
+def passport(name="plain", metric_name="accuracy"):
+    return Passport(
+        recipe=name,
+        intended_use=name,
+        base=Base(
+            path=name, revision=name, architecture="Llama", fingerprint="0", quantization="nf4", dtype="float32"
+        ),
+        tokenizer=Tokenizer(vocabulary_sha256="0", template_sha256="0", template=name),
+        config=RunConfig(recipe=name),
+        data={"source": {"name": name, "licence": name}, "rows": {"train": 800, "validation": 5, "test": 400}},
+        before={metric_name: metric(0.513, 0.46, 0.56)},
+        after={metric_name: metric(0.862, 0.83, 0.89)},
+        difference={metric_name: metric(0.349, 0.301, 0.402)},
+        versions={"torch": "2.13.0", name: name},
+        files={},
+    )
+
+
+def card(tmp_path, one):
+    write_card(tmp_path, one)
+    return (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def cells(line):
+    return [cell.strip() for cell in re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1]]
+
+
+def test_figures_are_those_of_the_passport(tmp_path):
+    text = card(tmp_path, passport())
+    row = next(line for line in text.splitlines() if "51.3%" in line)
+    found = cells(row)
+    assert found[1:3] == ["51.3%", "86.2%"]
+    assert [figure in found[3] for figure in ("34.9", "30.1", "40.2")] == [True] * 3
+    assert found[4] == "400"
+    assert "800 for training, 400 held out" in text
+    assert "torch 2.13.0, plain plain" in text
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_break_neither_head_nor_table_nor_page(tmp_path, name):
+    plain = card(tmp_path, passport())
+    text = card(tmp_path, passport(name, metric_name=name))
+    head, rest = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL).groups()
+    assert yaml.safe_load(head) == yaml.safe_load(plain.split("---\n")[1])
+    lines, plain_lines = rest.splitlines(), plain.split("---\n", 2)[2].splitlines()
+    assert len(lines) == len(plain_lines)
+    for line, of_plain in zip(lines, plain_lines, strict=True):
+        assert len(cells(line)) == len(cells(of_plain)) if of_plain.startswith("|") else True
+        assert kind(line) == kind(of_plain)
+    assert not re.search(r"<\w|(?<!\\)\]\(", rest)
+
+
+def kind(line):
+    """Tell what Markdown takes a line for by how it begins."""
+    found = re.match(r" {0,3}(#{1,6} |```|~~~|[-*_=]{3,}|[-+*] |\d+[.)] |> |\| ?)", line)
+    return found[1] if found else None
+
+
+def test_a_card_without_an_evaluation_has_no_table_of_metrics(tmp_path):
+    text = card(tmp_path, passport().model_copy(update={"before": {}, "after": {}, "difference": {}}))
+    assert "| metric |" not in text
+    assert "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("smollm2-135m-instruct", "smollm2-135m-instruct"),
+        ("-1.5%", "-1.5%"),
+        ("2.13.0", "2.13.0"),
+        ("a_b", r"a\_b"),
+        (3, 3),
+        (None, None),
+    ],
+)
+def test_what_is_no_markup_stays_as_it_is(value, written):
+    assert markdown(value) == written
