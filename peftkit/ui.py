@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from rich.text import Text
 
 _PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal
 _PLAIN_WIDTH = 160
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
 
 
 class UI:
@@ -40,7 +42,7 @@ class UI:
     def say(self, text: str, *, style: str = "") -> None:
         """Say one line."""
         if not self.quiet:
-            self._out.print(Text(text, style=style), soft_wrap=True)
+            self._out.print(Text(_shown(text), style=style), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say one line of lesser weight."""
@@ -48,11 +50,11 @@ class UI:
 
     def warn(self, text: str) -> None:
         """Say a line that must be seen even by those who asked for quiet."""
-        self._err.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+        self._err.print(Text(f"warning: {_shown(text)}", style="yellow"), soft_wrap=True)
 
     def error(self, text: str) -> None:
         """Say why the command ends."""
-        self._err.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+        self._err.print(Text.assemble(("error: ", "bold red"), _shown(text)), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
         """Show a table; columns whose name starts with `>` are set to the right."""
@@ -66,7 +68,7 @@ class UI:
                 name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
             )
         for row in rows:
-            table.add_row(*[Text(str(cell)) for cell in row])
+            table.add_row(*[Text(_shown(str(cell))) for cell in row])
         self._out.print(table)
 
     def example(self, tokens: Sequence[Mapping[str, Any]]) -> None:
@@ -80,7 +82,7 @@ class UI:
             if not colour and token["trained"] != inside:
                 inside = not inside
                 text.append("[[" if inside else "]]")
-            text.append(str(token["text"]), style="bold black on green" if token["trained"] else "dim")
+            text.append(_shown(str(token["text"])), style="bold black on green" if token["trained"] else "dim")
         if inside:
             text.append("]]")
         self._out.print(text)
@@ -159,6 +161,11 @@ def _console(*, stderr: bool) -> Console:
     )
 
 
+def _shown(text: str) -> str:
+    """Write control characters as escapes: a row of someone's data must not command the terminal."""
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
@@ -167,7 +174,7 @@ def _clock(seconds: float) -> str:
 def size(count: float) -> str:
     """Write a number of bytes as people do: 19.6 MB (decimal units)."""
     for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
+        if count < (1000 if unit == "bytes" else 999.95):  # 999.96 kB is 1.0 MB
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"

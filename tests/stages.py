@@ -1,11 +1,13 @@
 """The stages of a run on the tiny model, each to be called alone."""
 
+import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from peftkit import machine
 from peftkit.adapter.attach import attach
 from peftkit.config import RunConfig
 from peftkit.data.encode import Encoder
@@ -19,6 +21,8 @@ from peftkit.train.trainer import AdapterTrainer, training_arguments, training_d
 
 # A tiny model's products are too small to share: threads that wait for each other cost far more than they save.
 torch.set_num_threads(1)
+machine.quiet_libraries()
+gc.freeze()  # a collection after each load need not look at all that was imported
 
 
 @dataclass
@@ -46,9 +50,7 @@ class Stages:
         return attach(self.base(), self.config.adapter, base=self.config.model, seed=self.config.train.seed)
 
     def trainer(self, model, folder: Path, callbacks=(), examples=None):
-        arguments = training_arguments(
-            self.config.train, folder / "checkpoints", resolved_dtype(self.config.model)
-        )
+        arguments = training_arguments(self.config.train, folder / "checkpoints", resolved_dtype(self.config.model))
         dataset = training_dataset(self.data.train if examples is None else examples)
         return AdapterTrainer(model, arguments, dataset, self.encoder.tokenizer, callbacks)
 

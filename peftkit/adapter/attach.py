@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+_STARTS = (True, False, "gaussian", "orthogonal")
 
 
 def attach(model: PreTrainedModel, config: AdapterConfig, *, base: ModelConfig, seed: int) -> PeftModel:
@@ -54,7 +55,7 @@ def peft_config(config: AdapterConfig) -> Any:
     """Return PEFT's own configuration object.
 
     Raises:
-        ConfigError: `adapter.extra` holds a name that PEFT does not know.
+        ConfigError: `adapter.extra` holds a name that PEFT does not know, or a start that changes the base model.
     """
     import dataclasses
 
@@ -64,6 +65,12 @@ def peft_config(config: AdapterConfig) -> Any:
     for name in config.extra:
         if name not in known or name in AdapterConfig.model_fields:
             raise ConfigError(f"adapter.extra.{name} is not an argument of PEFT's LoraConfig that can be set here")
+    start = config.extra.get("init_lora_weights", True)
+    if start not in _STARTS:
+        raise ConfigError(  # PiSSA, OLoRA and LoftQ change the base: neither the comparison nor the passport would hold
+            f"adapter.extra.init_lora_weights={start} changes the base model's weights, or needs data; "
+            f"take one of {', '.join(map(str, _STARTS))}"
+        )
     targets = list(config.target_modules)
     return LoraConfig(
         r=config.r,

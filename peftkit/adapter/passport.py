@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.config import Quantization, RunConfig
 from peftkit.errors import AdapterError
 from peftkit.rundir import write_text
@@ -81,6 +82,10 @@ def read_passport(folder: Path) -> Passport:
         passport = Passport.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
         raise AdapterError(f"the passport '{path}' is damaged: {_complaint(error)}; fetch the adapter again") from error
+    if passport.files.keys() != {WEIGHTS, PEFT_CONFIG}:
+        raise AdapterError(
+            f"the passport '{path}' is damaged: it must name {WEIGHTS} and {PEFT_CONFIG}, and no other file"
+        )
     for name, digest in passport.files.items():
         if not (folder / name).is_file():
             raise AdapterError(f"the adapter in '{folder}' lacks {name}, which its passport names")

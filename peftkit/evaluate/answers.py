@@ -81,15 +81,14 @@ def answer(
 def match_label(text: str, labels: Sequence[str]) -> str | None:
     """Return the label that a text is, up to case and to punctuation and blanks around it.
 
-    A label that itself begins or ends with punctuation (`C++` beside `C`) is matched with it first; a text that could
-    then still be two labels is none.
+    Of labels that differ in punctuation alone, such as `C` and `C++`, it is the longest that the text holds.
     """
-    for clean in (str.strip, _bare):
-        wanted = clean(text).casefold()
-        found = [label for label in labels if clean(label).casefold() == wanted]
-        if wanted and found:
-            return found[0] if len(found) == 1 else None
-    return None
+    said = text.casefold()
+    alike = [label for label in labels if _bare(label.casefold()) == _bare(said)]
+    held = [label for label in alike if label.casefold() in said]
+    if held:
+        return max(held, key=len)
+    return alike[0] if len(alike) == 1 and _bare(said) else None
 
 
 def _bare(text: str) -> str:

@@ -92,7 +92,10 @@ def _tensor_digests(file: Path) -> dict[str, str]:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > _MAX_HEADER:
             raise ModelError(f"'{file}' is not a safetensors file, or is damaged")
-        header: dict[str, Any] = json.loads(stream.read(length))
+        text = stream.read(length)
+        if len(text) < length:
+            raise ModelError(f"'{file}' ends before its header does; fetch it again")
+        header: dict[str, Any] = json.loads(text)
         header.pop("__metadata__", None)
         digests = {}
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):

@@ -231,6 +231,21 @@ def test_an_extra_argument_that_peft_does_not_know_or_that_has_a_key_is_refused(
         peft_config(AdapterConfig(extra={name: 1}))
 
 
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "loftq", "eva", "corda"])
+def test_a_start_that_changes_the_base_model_is_refused(start):
+    with pytest.raises(ConfigError, match=f"init_lora_weights={start} changes the base"):
+        peft_config(AdapterConfig(extra={"init_lora_weights": start}))
+
+
+@pytest.mark.parametrize("start", ["true", "false", "gaussian", "orthogonal"])
+def test_without_the_adapter_the_base_answers_as_before(small, start):
+    words = ("model.quantization=none", "model.dtype=float32", f"adapter.extra.init_lora_weights={start}")
+    run = Stages.of([*small, *words])
+    model = run.adapted()
+    with model.disable_adapter():
+        assert torch.equal(logits(model), logits(run.base()))
+
+
 def test_an_extra_argument_reaches_peft():
     settings = peft_config(AdapterConfig(extra={"bias": "lora_only"}, target_modules=("q_proj", "v_proj")))
     assert settings.bias == "lora_only"

@@ -35,9 +35,7 @@ def passport(name="plain", metric_name="accuracy"):
     return Passport(
         recipe=name,
         intended_use=name,
-        base=Base(
-            path=name, revision=name, architecture="Llama", fingerprint="0", quantization="nf4", dtype="float32"
-        ),
+        base=Base(path=name, revision=name, architecture="Llama", fingerprint="0", quantization="nf4", dtype="float32"),
         tokenizer=Tokenizer(vocabulary_sha256="0", template_sha256="0", template=name),
         config=RunConfig(recipe=name),
         data={"source": {"name": name, "licence": name}, "rows": {"train": 800, "validation": 5, "test": 400}},

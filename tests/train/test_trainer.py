@@ -174,9 +174,7 @@ def test_a_checkpoint_holds_the_adapter_and_the_state_of_the_trainer_alone(run, 
 
 
 def padding(run, tmp_path, group):
-    run.config = run.config.model_copy(
-        update={"train": run.config.train.model_copy(update={"group_by_length": group})}
-    )
+    run.config = run.config.model_copy(update={"train": run.config.train.model_copy(update={"group_by_length": group})})
     batches = run.trainer(run.adapted(), tmp_path).get_train_dataloader()
     return sum(int((batch["attention_mask"] == 0).sum()) for batch in batches)
 
@@ -195,7 +193,9 @@ def test_an_unknown_argument_of_trl_is_refused(tmp_path, name):
 
 
 def test_a_known_argument_of_trl_wins(tmp_path):
-    arguments = training_arguments(TrainConfig(extra={"adam_beta2": 0.95, "learning_rate": 3.0}), tmp_path, torch.float32)
+    arguments = training_arguments(
+        TrainConfig(extra={"adam_beta2": 0.95, "learning_rate": 3.0}), tmp_path, torch.float32
+    )
     assert (arguments.adam_beta2, arguments.learning_rate) == (0.95, 3.0)
 
 
@@ -207,7 +207,9 @@ def test_a_value_that_trl_refuses_is_a_configuration_error(tmp_path, key):
 
 @pytest.mark.parametrize(("dtype", "flags"), [("float32", (0, 0)), ("bfloat16", (1, 0)), ("float16", (0, 1))])
 def test_arguments_say_what_the_configuration_says(tmp_path, dtype, flags):
-    config = TrainConfig(learning_rate=1e-3, max_steps=0, warmup_fraction=1, save_steps=7, seed=5, group_by_length=False)
+    config = TrainConfig(
+        learning_rate=1e-3, max_steps=0, warmup_fraction=1, save_steps=7, seed=5, group_by_length=False
+    )
     arguments = training_arguments(config, tmp_path, getattr(torch, dtype))
     assert (arguments.bf16, arguments.fp16) == flags
     assert (arguments.learning_rate, arguments.max_steps, arguments.seed) == (1e-3, -1, 5)
