@@ -61,8 +61,8 @@ def main_job() -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     was, now = (statistics.median(run[part]["likelihood_accuracy"]["value"] for run in runs) for part in PARTS)
     note = (
-        f"Accuracy of generated answers on {runs[0]['after']['accuracy']['n']} held-out rows. The untrained model hardly "
-        "ever answers with one of the two words alone; by which of them it finds likelier, it goes from "
+        f"Accuracy of generated answers on {runs[0]['after']['accuracy']['n']} held-out rows. The untrained model "
+        "hardly ever answers with one of the two words alone; by which of them it finds likelier, it goes from "
         f"{_percent(was)} to {_percent(now)} (median of the seeds)."
     )
     return "\n".join(lines) + f"\n\n{note} {_where(result)}\n"

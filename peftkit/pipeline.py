@@ -98,6 +98,7 @@ def find_base(config: RunConfig, ui: UI) -> tuple[Source, Encoder]:
     from peftkit.model.load import find_model, load_tokenizer
 
     source = find_model(config.model, ui.note)
+    machine.trim()
     encoder = Encoder(
         load_tokenizer(source),
         config.task,

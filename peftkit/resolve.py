@@ -272,6 +272,11 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 def _require_fitting(recipe: Recipe, config: RunConfig, origin: Mapping[str, str]) -> None:
     """Refuse what the recipe or another library knows to be wrong, before anything is read or written."""
     columns = ", ".join(recipe.columns)
+    if "label" in recipe.columns and config.task.labels is None:
+        raise ConfigError(
+            f"task.labels: recipe '{recipe.name}' needs the answers that are allowed, such as "
+            f"task.labels=negative,positive ({origin.get('task.labels', 'recipe')})"
+        )
     for name in config.data.columns:
         if name not in recipe.columns:
             source = origin.get(f"data.columns.{name}", "recipe")

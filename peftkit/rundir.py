@@ -40,8 +40,8 @@ class RunFolder:
         Raises:
             OutputError: The path holds a run or other files already, is a file, or cannot be written.
         """
-        folder = path or _free_name(Path("runs") / f"{recipe}-{now:%Y%m%d-%H%M%S}")
         try:
+            folder = path or _make_new(Path("runs") / f"{recipe}-{now:%Y%m%d-%H%M%S}")
             if folder.is_file():
                 raise OutputError(f"'{folder}' is a file; give a folder that does not exist yet with --out")
             if folder.is_dir() and any(folder.iterdir()):
@@ -54,7 +54,7 @@ class RunFolder:
                 pass
         except OSError as error:
             raise OutputError(
-                f"the folder '{folder}' cannot be written: {error.strerror}; give another with --out"
+                f"the folder '{path or 'runs'}' cannot be written: {error.strerror}; give another with --out"
             ) from error
         return cls(folder)
 
@@ -75,14 +75,16 @@ class RunFolder:
         return run
 
 
-def _free_name(path: Path) -> Path:
-    """Two runs in one second get two names."""
-    number = 2
-    free = path
-    while free.exists():
-        free = path.with_name(f"{path.name}-{number}")
-        number += 1
-    return free
+def _make_new(path: Path) -> Path:
+    """Make a folder of that name, or of the next free one: two runs in one second get two folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = path, 2
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            folder, number = path.with_name(f"{path.name}-{number}"), number + 1
 
 
 @contextmanager
@@ -134,13 +136,13 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """Write a JSON-lines file in one piece."""
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def append_line(path: Path, row: Any) -> None:
     """Add one line to a JSON-lines file; after a crash at most the last line is torn."""
     with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

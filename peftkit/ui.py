@@ -37,12 +37,12 @@ class UI:
     def stage(self, title: str) -> None:
         """Name the stage that begins."""
         if not self.quiet:
-            self._out.print(Text(f"\n{title}", style="bold cyan"), soft_wrap=True)
+            _print(self._out, Text(f"\n{title}", style="bold cyan"))
 
     def say(self, text: str, *, style: str = "") -> None:
         """Say one line."""
         if not self.quiet:
-            self._out.print(Text(_shown(text), style=style), soft_wrap=True)
+            _print(self._out, Text(_shown(text), style=style))
 
     def note(self, text: str) -> None:
         """Say one line of lesser weight."""
@@ -50,11 +50,11 @@ class UI:
 
     def warn(self, text: str) -> None:
         """Say a line that must be seen even by those who asked for quiet."""
-        self._err.print(Text(f"warning: {_shown(text)}", style="yellow"), soft_wrap=True)
+        _print(self._err, Text(f"warning: {_shown(text)}", style="yellow"))
 
     def error(self, text: str) -> None:
         """Say why the command ends."""
-        self._err.print(Text.assemble(("error: ", "bold red"), _shown(text)), soft_wrap=True)
+        _print(self._err, Text.assemble(("error: ", "bold red"), _shown(text)))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
         """Show a table; columns whose name starts with `>` are set to the right."""
@@ -164,6 +164,11 @@ def _console(*, stderr: bool) -> Console:
 def _shown(text: str) -> str:
     """Write control characters as escapes: a row of someone's data must not command the terminal."""
     return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def _print(console: Console, text: Text) -> None:
+    """Wrap at words on a terminal; elsewhere a line stays a line, so that a program can read a path from it."""
+    console.print(text, soft_wrap=not console.is_terminal, overflow="ignore", crop=False)
 
 
 def _clock(seconds: float) -> str:

@@ -22,7 +22,15 @@ def advice(found):
 
 def shown(found, width=80):
     ui = UI()
-    ui._out = Console(file=io.StringIO(), width=width, highlight=False, emoji=False, markup=False)
+    ui._out = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=True,
+        color_system=None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
     doctor.show(ui, found)
     return ui._out.file.getvalue()
 

@@ -21,7 +21,7 @@ recipe = Recipe(
     summary="",
     columns={"text": (), "label": ()},
     metrics=(),
-    defaults={"train": {"seed": 1, "max_steps": 1, "max_length": 101}},
+    defaults={"task": {"labels": ["x", "y"]}, "train": {"seed": 1, "max_steps": 1, "max_length": 101}},
     presets={
         "tiny": Preset("", 0, {"train": {"seed": 2, "max_steps": 2}}),
         "large": Preset("", 0, {"train": {"seed": 3, "max_steps": 3}}),
@@ -81,7 +81,7 @@ def test_changed_names_both_values_and_the_origin(mine: str, tmp_path: Path) -> 
     assert changed == {
         "train.save_steps": (0, 4, str(file)),
         "data.columns.text": (None, "review", "command line"),
-        "task.labels": (None, ["a", "b"], "command line"),
+        "task.labels": (["x", "y"], ["a", "b"], "command line"),
         "train.seed": (2, 6, "Python"),
     }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _COLUMN = re.compile(r"\{(\w+)\}")
+_VEILED = re.compile("\ue000([0-9]+)\ue001")  # private-use characters, which no template writes
 PLAIN_TEMPLATE = "plain"
 
 
@@ -76,7 +77,10 @@ class Encoder:
         self.task = task
         self.max_length = max_length
         self._template_kwargs = dict(template_kwargs or {})
-        self._specials = set(tokenizer.all_special_ids)
+        added = tokenizer.added_tokens_decoder
+        self._specials = {place for place, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        self._controls = sorted(tokenizer.convert_ids_to_tokens(sorted(self._specials)), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, self._controls)))
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"the tokenizer '{tokenizer.name_or_path}' has no end token, so no answer could end")
         blank = dict.fromkeys(self.required_columns(), "")
@@ -135,7 +139,7 @@ class Encoder:
             )
         text = columns[name]
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        keep = self.max_length - taken - without
+        keep = min(self.max_length - taken - without, len(offsets))
         while keep > 0:  # a cut can change how the border is encoded, by a token or two
             ids = self._prompt({**columns, name: text[: offsets[keep - 1][1]]})
             if len(ids) + taken <= self.max_length:
@@ -146,7 +150,7 @@ class Encoder:
     def _messages(self, columns: Mapping[str, str]) -> list[dict[str, str]]:
         labels = ", ".join(self.task.labels or ())
         system = self.task.system and self.task.system.replace("{labels}", labels)
-        user = {"role": "user", "content": _fill(self.task.prompt, columns)}
+        user = {"role": "user", "content": _fill(self.task.prompt, self._veil_all(columns))}
         return [{"role": "system", "content": system}, user] if system else [user]
 
     def _prompt_text(self, columns: Mapping[str, str]) -> str:
@@ -156,15 +160,18 @@ class Encoder:
         return "\n\n".join(message["content"] for message in messages) + "\n\nAnswer:"
 
     def _completion_ids(self, columns: Mapping[str, str], answer: str) -> list[int]:
+        answer = self._veil(answer)
         if not self.tokenizer.chat_template:
             return [*self._encode(f" {answer}"), self.tokenizer.eos_token_id]
         messages = self._messages(columns)
         prompt = self._apply(messages, add_generation_prompt=True)
         full = self._apply([*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
         # Templates that write an answer of the past differently from one to come leave only the answer itself.
-        ids = self._encode(full[len(prompt) :] if full.startswith(prompt) else answer)
-        ends = [place for place, token in enumerate(ids) if token in self._specials]
-        return ids[: ends[-1] + 1] if ends else [*ids, self.tokenizer.eos_token_id]
+        written = full[len(prompt) :] if full.startswith(prompt) else answer
+        stop = written.rfind(answer.strip()) + len(answer.strip())
+        ids, rest = self._encode(written[:stop]), self._encode(written[stop:])
+        end = next((place for place, token in enumerate(rest) if token in self._specials), None)
+        return [*ids, self.tokenizer.eos_token_id] if end is None else [*ids, *rest[: end + 1]]
 
     def _apply(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
         try:
@@ -178,8 +185,20 @@ class Encoder:
             ) from error
         return str(text)
 
+    def _veil_all(self, columns: Mapping[str, str]) -> dict[str, str]:
+        return {name: self._veil(text) for name, text in columns.items()}
+
+    def _veil(self, text: str) -> str:
+        """Mark control tokens that stand in a row's own text, so that `_encode` takes them for plain text."""
+        return self._control.sub(lambda found: f"\ue000{self._controls.index(found[0])}\ue001", text)
+
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids: list[int] = []
+        for number, piece in enumerate(_VEILED.split(text)):
+            veiled = bool(number % 2)  # every second piece is the number between two marks
+            written = self._controls[int(piece)] if veiled else piece
+            ids += self.tokenizer(written, add_special_tokens=False, split_special_tokens=veiled)["input_ids"]
+        return ids
 
 
 def _fill(template: str, columns: Mapping[str, str]) -> str:
