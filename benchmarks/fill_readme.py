@@ -4,11 +4,16 @@ python benchmarks/fill_readme.py [--check]
 """
 
 import argparse
+import contextlib
+import io
 import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+from peftkit import screen
+from peftkit.ui import UI
 
 HERE = Path(__file__).parent
 PARTS = ("before", "after")
@@ -29,13 +34,21 @@ def main() -> None:
 
 def fill(text: str) -> str:
     """Return a README's text with every table made from its result file."""
-    for name, table in (("main-job", main_job()), ("throughput", throughput())):
+    for name, table in (("ending", ending()), ("main-job", main_job()), ("throughput", throughput())):
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
         if not (start and end):
             sys.exit(f"the README has no place for '{name}'")
         text = f"{before}{start}{table}{end}{after}"
     return text
+
+
+def ending() -> str:
+    """Return what the first seed's run said at its end."""
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written):
+        screen.show_result(UI(), _read("main-job-cpu.json")["runs"][0])
+    return f"```text\n{written.getvalue().rstrip()}\n```\n"
 
 
 def main_job() -> str:

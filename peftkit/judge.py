@@ -66,6 +66,8 @@ def evaluate_run(
     machine.quiet_libraries()
     trained = open_adapter(run.adapter, ui.note)
     data = prepare_data(resolved.config, resolved.recipe, trained.encoder)
+    if data.report["source"] != trained.passport.data["source"]:
+        ui.warn("the data have changed since the run; these figures are not those of the run's own rows")
     examples = data.test if split == "test" else data.validation[:max_rows]
     if not examples:
         raise DataError(f"there are no {split} rows to judge")

@@ -165,21 +165,22 @@ class _Run:
         from peftkit.adapter.attach import attach, count_parameters
         from peftkit.model.load import load_model
 
-        with self.stage("data", "1/6 Data"):
-            source, encoder = find_base(self.config, self.ui)
-            data = prepare(self.resolved, encoder, self.ui)
-            write_json(self.folder.data, data.report)
-            if data.rejected:
-                write_lines(
-                    self.folder.rejected,
-                    ({"where": row.where, "column": row.column, "reason": row.reason} for row in data.rejected),
-                )
-        with self.stage("model", "2/6 Model"):
-            base = load_model(source, self.config.model)
-            model = attach(base, self.config.adapter, base=self.config.model, seed=self.config.train.seed)
-            parameters = count_parameters(model)
-            screen.show_model(self.ui, self.config, model, parameters)
-            trainer, watch = self.make_trainer(model, encoder, data)
+        with self.folder.given_back_on_failure():
+            with self.stage("data", "1/6 Data"):
+                source, encoder = find_base(self.config, self.ui)
+                data = prepare(self.resolved, encoder, self.ui)
+                write_json(self.folder.data, data.report)
+                if data.rejected:
+                    write_lines(
+                        self.folder.rejected,
+                        ({"where": row.where, "column": row.column, "reason": row.reason} for row in data.rejected),
+                    )
+            with self.stage("model", "2/6 Model"):
+                base = load_model(source, self.config.model)
+                model = attach(base, self.config.adapter, base=self.config.model, seed=self.config.train.seed)
+                parameters = count_parameters(model)
+                screen.show_model(self.ui, self.config, model, parameters)
+                trainer, watch = self.make_trainer(model, encoder, data)
         test = data.test
         with self.stage("evaluate_before", f"3/6 Base model on {len(test)} held-out rows"), model.disable_adapter():
             before = answer_rows(model, encoder, test, self.config, self.ui, "answered")

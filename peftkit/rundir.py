@@ -11,7 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from peftkit.errors import OutputError
+from peftkit.errors import OutputError, PeftkitError
+
+RUNS = Path("runs")
+"""Where runs go whose folder was not named."""
 
 
 class RunFolder:
@@ -41,7 +44,7 @@ class RunFolder:
             OutputError: The path holds a run or other files already, is a file, or cannot be written.
         """
         try:
-            folder = path or _make_new(Path("runs") / f"{recipe}-{now:%Y%m%d-%H%M%S}")
+            folder = path or _make_new(RUNS / f"{recipe}-{now:%Y%m%d-%H%M%S}")
             if folder.is_file():
                 raise OutputError(f"'{folder}' is a file; give a folder that does not exist yet with --out")
             if folder.is_dir() and any(folder.iterdir()):
@@ -54,9 +57,23 @@ class RunFolder:
                 pass
         except OSError as error:
             raise OutputError(
-                f"the folder '{path or 'runs'}' cannot be written: {error.strerror}; give another with --out"
+                f"the folder '{path or RUNS}' cannot be written: {error.strerror}; give another with --out"
             ) from error
         return cls(folder)
+
+    @contextmanager
+    def given_back_on_failure(self) -> Iterator[None]:
+        """Remove the folder if what happens inside fails: nothing is made yet, and the name is free for another try."""
+        try:
+            yield
+        except (PeftkitError, KeyboardInterrupt):
+            for file in (self.config, self.data, self.rejected):
+                file.unlink(missing_ok=True)
+            default_parent = [RUNS] if self.path.parent == RUNS else []
+            for folder in (self.checkpoints, self.path, *default_parent):
+                with suppress(OSError):  # it is absent, or holds something that is not ours
+                    folder.rmdir()
+            raise
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

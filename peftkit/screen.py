@@ -118,6 +118,17 @@ def show_metrics(ui: UI, summary: Mapping[str, Any]) -> None:
 def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str, Any]) -> None:
     """Say, on one screen, what improved, what it cost, and what to do next."""
     ui.stage("Result")
+    show_result(ui, summary)
+    ui.stage("Next")
+    ui.say(f"  look:     {folder.report}")
+    ui.say(f'  use it:   peftkit predict {folder.adapter} "your text"')
+    ui.say(f"  judge it: peftkit eval {folder.path}")
+    ui.say(f"  larger:   {preset_advice(resolved.recipe, resolved.config.preset)}")
+    ui.say(f"{folder.path}", style="bold")
+
+
+def show_result(ui: UI, summary: Mapping[str, Any]) -> None:
+    """Say what improved, and what it cost."""
     if summary["after"]:
         show_metrics(ui, summary)
         changed = summary["mcnemar"]
@@ -133,12 +144,6 @@ def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str
         f"{summary['tokens_per_second']:.0f} tokens/s; peak memory {size(memory['peak_rss'])}{cuda}; "
         f"adapter {size(summary['adapter']['bytes'])}"
     )
-    ui.stage("Next")
-    ui.say(f"  look:     {folder.report}")
-    ui.say(f'  use it:   peftkit predict {folder.adapter} "your text"')
-    ui.say(f"  judge it: peftkit eval {folder.path}")
-    ui.say(f"  larger:   {preset_advice(resolved.recipe, resolved.config.preset)}")
-    ui.say(f"{folder.path}", style="bold")
 
 
 def preset_advice(recipe: Recipe, current: str) -> str:

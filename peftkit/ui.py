@@ -168,7 +168,7 @@ def _shown(text: str) -> str:
 
 def _print(console: Console, text: Text) -> None:
     """Wrap at words on a terminal; elsewhere a line stays a line, so that a program can read a path from it."""
-    console.print(text, soft_wrap=not console.is_terminal, overflow="ignore", crop=False)
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def _clock(seconds: float) -> str:

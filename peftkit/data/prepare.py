@@ -69,6 +69,7 @@ def prepare_data(config: RunConfig, recipe: Recipe, encoder: Encoder) -> Prepare
         raise DataError(f"no training rows are left of {len(usable)}; give more rows, or a smaller data.test_fraction")
 
     truncated = sum(example.truncated for example in examples)
+    trained_groups = {groups[place] for place in chosen["train"]}
     report = {
         "source": _source(config, recipe),
         "read": len(usable) + len(bad),
@@ -80,7 +81,7 @@ def prepare_data(config: RunConfig, recipe: Recipe, encoder: Encoder) -> Prepare
         "available": dict(Counter(split_of)),
         "splits": {name: _describe(splits[name], config) for name in SPLITS},
         "near_duplicates": len(groups) - len(set(groups)),
-        "overlap": 0,
+        "overlap": sum(groups[place] in trained_groups for place in chosen["test"]),
         "fully_masked": sum(not example.completion_ids for example in examples),
         "end_token_trained": all(_ends(example, encoder) for example in examples),
         "length_histogram": _histogram(splits["train"]),

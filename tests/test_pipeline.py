@@ -1,0 +1,60 @@
+"""The path as a whole: what is left when it fails, and that a run says the same twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peftkit import run
+from peftkit.errors import DataError, TrainingError
+
+
+def test_a_run_that_fails_before_training_gives_its_folder_back(small: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    with pytest.raises(DataError, match="no-such-file"):
+        run("sentiment", words=[*small, "data.path=no-such-file.csv"], out=out)
+    assert not out.exists()
+    assert run("sentiment", words=small, out=out).folder == out
+
+
+def test_a_failed_run_without_a_name_leaves_nothing(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError):
+        run("sentiment", words=[*small, "data.path=no-such-file.csv"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_else_is_not_removed(small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError):
+        run("sentiment", words=[*small, "data.path=no-such-file.csv"], out=tmp_path / "mine")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_fails_in_training_keeps_its_folder(small: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    with pytest.raises(TrainingError, match="at step"):
+        run("sentiment", words=[*small, "train.learning_rate=1e30", "train.max_grad_norm=0"], out=out)
+    assert {"config.yaml", "data.json", "metrics.jsonl"} <= {entry.name for entry in out.iterdir()}
+    assert not (out / "adapter").exists()
+
+
+def test_the_same_run_twice_gives_the_same_adapter_and_metrics(small: list[str], tmp_path: Path) -> None:
+    first, second = (run("sentiment", words=small, out=tmp_path / name) for name in ("first", "second"))
+    for part in ("before", "after", "difference", "mcnemar"):
+        assert first.summary[part] == second.summary[part]
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
+        assert (first.adapter / name).read_bytes() == (second.adapter / name).read_bytes()
+    losses = [
+        [json.loads(line)["loss"] for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+        for result in (first, second)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_without_evaluation_there_is_still_a_whole_run(small: list[str], tmp_path: Path) -> None:
+    result = run("sentiment", words=[*small, "evaluate.max_rows=0"], out=tmp_path / "mine")
+    assert result.summary["after"] == {}
+    assert (result.folder / "report.html").stat().st_size > 10_000
