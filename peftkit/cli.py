@@ -265,7 +265,8 @@ def assets_fetch() -> None:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can do, and what to install if something is missing."""
-    from peftkit.doctor import diagnose, show
+    from peftkit.doctor import diagnose
+    from peftkit.doctor_screen import show
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)

@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -19,16 +18,16 @@ from urllib.parse import urlsplit
 
 from peftkit import machine
 from peftkit.recipe import Recipe, list_recipes
-from peftkit.ui import UI, size
+from peftkit.ui import size
 
 KINDS = ("nf4", "fp4", "int8")
 """Values of `model.quantization` that need bitsandbytes."""
 
 _LEAST_MEMORY = 2_000_000_000  # bytes; the preset `tiny` peaks just below
-_LEAST_DISK = 1_000_000_000  # bytes; the embedded assets and the converted model take 0.4 GB, a run's folder the rest
+LEAST_DISK = 1_000_000_000  # bytes; the embedded assets and the converted model take 0.4 GB, a run's folder the rest
 _LEAST_FREE_SHARE = 0.75  # of a GPU's memory; this process itself takes some
 _MAX_ERROR = 0.4  # of a quantized product, relative: 4-bit kinds stay below 0.2
-_HUB_WORDS = ("HF_HOME", "HF_ENDPOINT")
+HUB_WORDS = ("HF_HOME", "HF_ENDPOINT")
 
 
 def diagnose() -> dict[str, Any]:
@@ -227,7 +226,7 @@ def _cache() -> dict[str, Any]:
 
 def _hub() -> dict[str, Any]:
     """Return the hub's settings: None for what is not set, and of the token only whether there is one."""
-    found: dict[str, Any] = {name: os.environ.get(name) or None for name in _HUB_WORDS}
+    found: dict[str, Any] = {name: os.environ.get(name) or None for name in HUB_WORDS}
     if found["HF_ENDPOINT"]:
         found["HF_ENDPOINT"] = _without_secrets(found["HF_ENDPOINT"])
     found["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -316,7 +315,7 @@ def _place_problems(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         change = "set PEFTKIT_CACHE to another folder" if name == "cache" else "use --out with another folder"
         if not place["writable"]:
             yield f"{place['folder']} cannot be written to", f"make it writable, or {change}"
-        elif place["free"] < _LEAST_DISK:
+        elif place["free"] < LEAST_DISK:
             yield f"only {size(place['free'])} are free in {place['folder']}", f"free space, or {change}"
 
 
@@ -335,93 +334,3 @@ def _has_nvidia() -> bool:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def show(ui: UI, found: Mapping[str, Any]) -> None:
-    """Show what `diagnose` found, readable in 80 columns."""
-    if ui.quiet:
-        return
-    _show_software(ui, found)
-    _show_computing(ui, found["torch"])
-    _show_quantization(ui, found)
-    _show_places(ui, found)
-    ui.stage("Verdict")
-    ui.say(f"fits: {found['fits']}")
-    for problem in found["problems"]:
-        ui.say(f"{_mark(False)} {problem['what']}", style="yellow")
-        ui.lines(f"    {problem['do']}")
-    if not found["problems"]:
-        ui.say(f"{_mark(True)} no problems", style="green")
-
-
-def _show_software(ui: UI, found: Mapping[str, Any]) -> None:
-    ui.stage("Software")
-    python = found["python"]
-    rows = [(_mark(python["ok"]), "python", python["version"], python["needs"])]
-    needs = {row["name"]: row for row in found["packages"]}
-    for name, installed in found["versions"].items():
-        if name not in needs:
-            rows.append((_mark(True), name, installed, ""))
-    for row in found["packages"]:
-        if row["name"] in machine.PACKAGES or not row["ok"]:
-            rows.append((_mark(row["ok"]), row["name"], row["installed"] or "missing", row["needs"]))
-    ui.table(("", "package", "installed", "needed"), rows)
-    good = sum(row["ok"] for row in found["packages"])
-    ui.say(f"{good} of the {len(found['packages'])} packages that peftkit needs are here in the right version")
-
-
-def _show_computing(ui: UI, torch: Mapping[str, Any]) -> None:
-    ui.stage("Computing")
-    if torch["error"]:
-        ui.say(f"{_mark(False)} torch cannot be used: {torch['error']}", style="yellow")
-        return
-    ui.say(f"{_mark(True)} torch is built for {torch['build']}; dtype auto is {torch['dtype']} on {torch['device']}")
-    rows = []
-    for gpu in torch["gpus"]:
-        free = "?" if gpu["free"] is None else size(gpu["free"])
-        rows.append((gpu["name"], size(gpu["memory"]), free, gpu["capability"], _mark(gpu["bfloat16"])))
-    if rows:
-        ui.table(("CUDA GPU", ">memory", ">free", ">capability", "bfloat16"), rows)
-    else:
-        ui.say(f"{_mark(False)} no CUDA GPU")
-    processor = torch["processor"]
-    ui.say(f"{processor['name']}, {processor['cores']} cores")
-    names = {"avx2": "AVX2", "avx512": "AVX512", "avx512_bf16": "AVX512-BF16", "amx": "AMX"}
-    ui.say("   ".join(f"{_mark(processor[key])} {name}" for key, name in names.items()))
-
-
-def _show_quantization(ui: UI, found: Mapping[str, Any]) -> None:
-    ui.stage("Quantization, tried out")
-    rows = [(_mark(not reason), kind, reason or "works") for kind, reason in found["quantization"].items()]
-    ui.table(("", "model.quantization", "forward and backward of a small layer"), rows)
-
-
-def _show_places(ui: UI, found: Mapping[str, Any]) -> None:
-    ui.stage("Memory, disk and hub")
-    memory = found["memory"]
-    if memory["total"] is not None:
-        ui.say(f"memory: {size(memory['available'])} available of {size(memory['total'])}")
-    names = {"cache": "cache", "here": "this folder"}
-    rows = []
-    for name, place in found["disk"].items():
-        good = place["writable"] and place["free"] >= _LEAST_DISK
-        rows.append((_mark(good), names[name], size(place["free"]), place["folder"]))
-    ui.table(("", "folder", ">free", "path"), rows)
-    rows = []
-    for asset in found["cache"]["assets"]:
-        here = "yes" if asset["cached"] else "no: fetched when needed, or by `peftkit assets fetch`"
-        rows.append((_mark(asset["cached"]), asset["name"], size(asset["size"]), here))
-    ui.table(("", "asset", ">size", "in the cache"), rows)
-    hub = found["hub"]
-    words = [f"{name} {hub[name] or 'not set'}" for name in _HUB_WORDS]
-    words.append(f"HF_HUB_OFFLINE {'on' if hub['HF_HUB_OFFLINE'] else 'off'}")
-    words.append(f"token {'set' if hub['token'] else 'not set'}")
-    ui.say("hub: " + ", ".join(words))
-
-
-def _mark(good: bool) -> str:
-    try:
-        "✓✗".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return "ok" if good else "no"
-    return "✓" if good else "✗"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from peftkit import doctor, machine
+from peftkit import doctor, doctor_screen, machine
 from peftkit.recipe import Listing, Preset, list_recipes
 from peftkit.ui import UI
 
@@ -31,7 +31,7 @@ def shown(found, width=80):
         emoji=False,
         markup=False,
     )
-    doctor.show(ui, found)
+    doctor_screen.show(ui, found)
     return ui._out.file.getvalue()
 
 
@@ -104,13 +104,13 @@ def test_the_screen_fits_80_columns():
 
 
 def test_quiet_shows_nothing(capsys):
-    doctor.show(UI(quiet=True), doctor.diagnose())
+    doctor_screen.show(UI(quiet=True), doctor.diagnose())
     assert capsys.readouterr() == ("", "")
 
 
 def test_marks_are_words_where_the_screen_has_no_such_characters(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
-    assert (doctor._mark(True), doctor._mark(False)) == ("ok", "no")
+    assert (doctor_screen._mark(True), doctor_screen._mark(False)) == ("ok", "no")
 
 
 def test_torch_that_cannot_be_imported(monkeypatch):
