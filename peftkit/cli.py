@@ -128,7 +128,12 @@ def predict(
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
-    answers = predict_texts(adapter, _standard_input() if texts == ["-"] else texts)
+    if texts == ["-"]:
+        lines = _standard_input()
+        texts = [line for line in lines if line.strip()]
+        if len(texts) < len(lines):
+            ui.warn(f"{len(lines) - len(texts)} blank lines of standard input were left out")
+    answers = predict_texts(adapter, texts)
     if as_json:
         ui.json(answers)
     for one in answers if not as_json else ():
@@ -137,7 +142,7 @@ def predict(
 
 def _standard_input() -> list[str]:
     try:
-        return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        return [line.rstrip("\r\n") for line in sys.stdin]
     except UnicodeDecodeError as error:
         raise DataError(f"standard input is not {error.encoding} text; save it in this encoding") from error
 

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from peftkit import machine
 from peftkit.config import GROUPS, AdapterConfig, ModelConfig, RunConfig, TrainConfig
 from peftkit.data.encode import placeholders
 from peftkit.errors import ConfigError
@@ -310,6 +311,7 @@ def _require_fitting(recipe: Recipe, config: RunConfig, origin: Mapping[str, str
 
         peft_config(config.adapter)
     if config.train.extra:
+        machine.quiet_libraries()  # bitsandbytes remarks on its kernels when it is first imported
         import torch
 
         from peftkit.train.trainer import training_arguments

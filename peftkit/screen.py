@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 # Cards report a little less memory than they are sold with.
 _NOMINAL = 0.93
+FEW_ROWS = 30  # held-out rows below which an interval says little
 
 
 def show_start(ui: UI, resolved: Resolved, folder: Path) -> None:
@@ -65,8 +67,23 @@ def show_data(ui: UI, report: Mapping[str, Any]) -> None:
         f"{ends}; {report['fully_masked']} rows without trained tokens; {report['near_duplicates']:,} near-duplicates, "
         f"none across splits; {report['overlap']} held-out rows among the training rows"
     )
-    ui.note("one row as the model sees it (what is trained stands out):")
+    for caution in _cautions(report):
+        ui.warn(caution)
+    ui.note("one row as the model sees it (what is trained stands out, in colour or between [[ and ]]):")
     ui.example(report["example"]["tokens"])
+
+
+def _cautions(report: Mapping[str, Any]) -> list[str]:
+    """Say what makes a comparison weak before anything is trained."""
+    held_out = report["available"].get("test", 0)
+    cautions = []
+    if not held_out:
+        cautions.append("there are no held-out rows, so nothing will be compared; give more rows or data.test_path")
+    elif held_out < FEW_ROWS:
+        cautions.append(f"only {held_out} held-out rows: intervals will be wide; give more rows or data.test_path")
+    labels = report["splits"]["train"].get("labels", {})
+    cautions += [f"no training row has the label '{label}'" for label, count in labels.items() if not count]
+    return cautions
 
 
 def show_model(ui: UI, config: RunConfig, model: PeftModel, parameters: tuple[int, int]) -> None:
@@ -121,8 +138,9 @@ def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str
     show_result(ui, summary)
     ui.stage("Next")
     ui.say(f"  look:     {folder.report}")
-    ui.say(f'  use it:   peftkit predict {folder.adapter} "your text"')
-    ui.say(f"  judge it: peftkit eval {folder.path}")
+    ui.say(f'  use it:   peftkit predict {shlex.quote(str(folder.adapter))} "your text"')
+    if summary["after"]:
+        ui.say(f"  judge it: peftkit eval {shlex.quote(str(folder.path))}")
     ui.say(f"  larger:   {preset_advice(resolved.recipe, resolved.config.preset)}")
     ui.say(f"{folder.path}", style="bold")
 

@@ -85,7 +85,7 @@ class UI:
             text.append(_shown(str(token["text"])), style="bold black on green" if token["trained"] else "dim")
         if inside:
             text.append("]]")
-        self._out.print(text)
+        _print(self._out, text)
 
     def lines(self, text: str) -> None:
         """Write text as it is, to be read by a person or a file."""

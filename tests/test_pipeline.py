@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from peftkit import run
+from peftkit import check, run
 from peftkit.errors import DataError, TrainingError
+from peftkit.ui import UI
 
 
 def test_a_run_that_fails_before_training_gives_its_folder_back(small: list[str], tmp_path: Path) -> None:
@@ -58,3 +59,18 @@ def test_without_evaluation_there_is_still_a_whole_run(small: list[str], tmp_pat
     result = run("sentiment", words=[*small, "evaluate.max_rows=0"], out=tmp_path / "mine")
     assert result.summary["after"] == {}
     assert (result.folder / "report.html").stat().st_size > 10_000
+
+
+def test_few_or_no_held_out_rows_are_a_warning(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.dumps({"text": f"film number {n} of {n * 7919}", "label": "positive"}) + "\n" for n in range(40)]
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(rows), encoding="utf-8")
+    for share, warning in (("0", "no held-out rows"), ("0.3", "held-out rows: intervals will be wide")):
+        check("sentiment", words=[*small, f"data.path={few}", f"data.test_fraction={share}"], ui=UI())
+        said = capsys.readouterr().err
+        assert warning in said
+        assert "no training row has the label 'negative'" in said
+    check("sentiment", words=[*small, "evaluate.max_rows=0"], ui=UI())
+    assert capsys.readouterr().err == ""
