@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 # Cards report a little less memory than they are sold with.
 _NOMINAL = 0.93
-FEW_ROWS = 30  # held-out rows below which an interval says little
+FEW_ROWS = 20  # held-out rows below which an interval says little
 
 
 def show_start(ui: UI, resolved: Resolved, folder: Path) -> None:
