@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from peftkit import machine
+from peftkit.errors import first_line
 from peftkit.recipe import Recipe, list_recipes
 from peftkit.ui import size
 
@@ -125,7 +126,7 @@ def _torch() -> dict[str, Any]:
         }
         found |= {"device": machine.device(), "dtype": machine.fast_dtype()}
     except Exception as error:  # a broken installation fails in many ways
-        found["error"] = _first_line(error)
+        found["error"] = first_line(error)
     return found
 
 
@@ -155,7 +156,7 @@ def _quantization(torch: Mapping[str, Any]) -> dict[str, str | None]:
         try:
             reasons[kind] = _try(kind, torch["device"], torch["dtype"])
         except Exception as error:  # whatever fails, it is the answer
-            reasons[kind] = _first_line(error)
+            reasons[kind] = first_line(error)
     return reasons
 
 
@@ -330,7 +331,3 @@ def _requirement(found: Mapping[str, Any], name: str) -> str:
 
 def _has_nvidia() -> bool:
     return shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -60,3 +60,8 @@ class MissingDependencyError(PeftkitError):
     """A library or device that the request needs is not there."""
 
     exit_code = 9
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first, of at most 300 characters; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit import machine
 from peftkit.config import ModelConfig
-from peftkit.errors import MissingDependencyError, ModelError
+from peftkit.errors import MissingDependencyError, ModelError, first_line
 from peftkit.model.assets import cache_folder
 from peftkit.model.convert import embedded_model, gguf_to_safetensors
 
@@ -114,7 +114,7 @@ def load_model(source: Source, config: ModelConfig) -> PreTrainedModel:
             )
     except ImportError as error:
         raise MissingDependencyError(
-            f"model.quantization={config.quantization} does not work here: {_first_line(error)}; "
+            f"model.quantization={config.quantization} does not work here: {first_line(error)}; "
             "`peftkit doctor` shows what works, model.quantization=none always does"
         ) from error
     except torch.OutOfMemoryError as error:
@@ -201,13 +201,9 @@ def _require_model_folder(folder: Path) -> None:
 
 def _explain(source: Source, error: Exception, part: str) -> ModelError:
     if source.folder is not None:
-        return ModelError(f"the {part} in '{source.path}' cannot be loaded: {_first_line(error)}")
+        return ModelError(f"the {part} in '{source.path}' cannot be loaded: {first_line(error)}")
     at = f" at revision '{source.revision}'" if source.revision else ""
     return ModelError(
-        f"the {part} of '{source.path}'{at} cannot be had from the hub or its cache: {_first_line(error)} "
+        f"the {part} of '{source.path}'{at} cannot be had from the hub or its cache: {first_line(error)} "
         "(check the name and the network; gated models need `hf auth login`; HF_HUB_OFFLINE=1 uses the cache alone)"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -19,7 +19,7 @@ from peftkit import machine
 from peftkit.adapter.attach import save_adapter
 from peftkit.config import TrainConfig
 from peftkit.data.encode import Example
-from peftkit.errors import ConfigError, MissingDependencyError
+from peftkit.errors import ConfigError, MissingDependencyError, first_line
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -77,10 +77,10 @@ def _refusals() -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingDependencyError(
-            f"a train.* setting needs a library that is not here: {_first_line(error)}"
+            f"a train.* setting needs a library that is not here: {first_line(error)}"
         ) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"the train.* settings are refused: {_first_line(error)}") from error
+        raise ConfigError(f"the train.* settings are refused: {first_line(error)}") from error
 
 
 @contextmanager
@@ -100,10 +100,6 @@ def _only_trained_positions() -> Iterator[None]:
 
 def _compiles_nothing(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda", "xpu")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def training_dataset(examples: Sequence[Example]) -> Dataset:
