@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from peftkit import screen
+from peftkit.adapter.method_list import list_methods, parameters
+from peftkit.adapter.methods import FIGURES
 from peftkit.ui import UI
 
 HERE = Path(__file__).parent
@@ -34,7 +36,12 @@ def main() -> None:
 
 def fill(text: str) -> str:
     """Return a README's text with every table made from its result file."""
-    for name, table in (("ending", ending()), ("main-job", main_job()), ("throughput", throughput())):
+    for name, table in (
+        ("ending", ending()),
+        ("main-job", main_job()),
+        ("throughput", throughput()),
+        ("methods", methods()),
+    ):
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
         if not (start and end):
@@ -95,6 +102,32 @@ def throughput() -> str:
         lines.append(f"| {name} | {speed:.0f} | {faster} |")
     rounds = len(result["runs"]["peftkit"])
     return "\n".join(lines) + f"\n\n{rounds} rounds; medians. {_where(result)}\n"
+
+
+def methods() -> str:
+    """Return the table of adapter methods: what was seen, and PEFT's own figures."""
+    lines = [
+        "| method | none | nf4 | int8 | trained | as LoRA | PEFT's figure | when to choose it |",
+        "| --- | :---: | :---: | :---: | ---: | :---: | ---: | --- |",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for row in list_methods():
+        for reason in dict.fromkeys(works for works in row["works"].values() if works is not True):
+            held = ", ".join(base for base, works in row["works"].items() if works == reason)
+            reasons.setdefault(reason, []).append(f"`{row['name']}` ({held})")
+        cells = (
+            f"`{row['name']}`",
+            *("yes" if works is True else "no" for works in row["works"].values()),
+            parameters(row["relative_parameters"]),
+            "yes" if row["converts_to_lora"] else "",
+            f"{row['accuracy']:.2f}" if row["accuracy"] is not None else "",
+            row["when"],
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Where there is a no:", ""]
+    lines += [f"- {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    lines += ["", f"PEFT's figure is {FIGURES}."]
+    return "\n".join(lines) + "\n"
 
 
 def _where(result: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ KEPT = (
     "before",
     "after",
     "difference",
+    "metrics",
     "mcnemar",
     "time",
     "memory",

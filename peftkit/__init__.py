@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftkit.errors import PeftkitError
+    from peftkit.evaluate.metric import Metric
     from peftkit.judge import evaluate_run, predict
     from peftkit.pipeline import RunResult, check, run
     from peftkit.recipe import EmbeddedData, Preset, Recipe, load_recipe
 
 _HOMES = {
     "EmbeddedData": "peftkit.recipe",
+    "Metric": "peftkit.evaluate.metric",
     "PeftkitError": "peftkit.errors",
     "Preset": "peftkit.recipe",
     "Recipe": "peftkit.recipe",
@@ -25,6 +27,7 @@ _HOMES = {
 }
 __all__ = [
     "EmbeddedData",
+    "Metric",
     "PeftkitError",
     "Preset",
     "Recipe",

@@ -258,13 +258,14 @@ def assets(context: typer.Context, as_json: Json = False) -> None:
 def assets_fetch() -> None:
     """Fetch all assets now, so that later runs need no network."""
     from peftkit.model.assets import ASSETS, fetch
-    from peftkit.model.convert import embedded_model
+    from peftkit.model.convert import EMBEDDED
     from peftkit.ui import UI
 
     ui = UI()
     for asset in ASSETS.values():
         ui.say(f"{asset.name}: {fetch(asset, ui.note)}")
-    ui.say(f"model folder: {embedded_model(ui.note)}")
+    for make in EMBEDDED.values():
+        ui.say(f"model folder: {make(ui.note)}")
 
 
 @app.command()
@@ -280,3 +281,21 @@ def doctor(as_json: Json = False) -> None:
         ui.json(found)
     else:
         show(ui, found)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A method to say more about.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the adapter methods: where each works, what it costs, when to choose it."""
+    from peftkit.adapter import method_list
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    if as_json:
+        ui.json(method_list.describe_method(name) if name else method_list.list_methods())
+    elif name:
+        method_list.show_method(ui, name)
+    else:
+        method_list.show_methods(ui)

@@ -22,7 +22,8 @@ def predict(adapter: Path | str, texts: Sequence[str]) -> list[dict[str, Any]]:
         texts: One text each.
 
     Returns:
-        For each text: the text, the answer, the label that it is (or None) and the log-likelihood of each label.
+        For each text: `text` and `answer`; of labels `label` (None for an answer that is none) or `labels`, and
+        `scores`, the log-likelihood of each; of a score its `value`.
 
     Raises:
         PeftkitError: The adapter or its base model is not usable, or there is no text.
@@ -32,10 +33,7 @@ def predict(adapter: Path | str, texts: Sequence[str]) -> list[dict[str, Any]]:
     if not texts or not all(text.strip() for text in texts):
         raise DataError("there is no text to answer; give one, or - and one a line on standard input")
     trained = open_adapter(Path(adapter))
-    return [
-        {"text": text, "answer": one.text, "label": one.label, "scores": dict(one.scores)}
-        for text, one in zip(texts, trained.predict(texts), strict=True)
-    ]
+    return [{"text": text, **one.as_json()} for text, one in zip(texts, trained.predict(texts), strict=True)]
 
 
 def evaluate_run(
@@ -54,8 +52,8 @@ def evaluate_run(
     """
     from peftkit.adapter.trained import open_adapter
     from peftkit.data.prepare import prepare_data
-    from peftkit.evaluate.metrics import Judged, compare
-    from peftkit.pipeline import answer_rows
+    from peftkit.data.read import read_data
+    from peftkit.pipeline import compare_answers, judge_rows
 
     ui = ui or UI(quiet=True)
     if split not in ("test", "validation"):
@@ -65,7 +63,8 @@ def evaluate_run(
     resolved = resolve(str(run.config), values=values)
     machine.quiet_libraries()
     trained = open_adapter(run.adapter, ui.note)
-    data = prepare_data(resolved.config, resolved.recipe, trained.encoder)
+    config = resolved.config
+    data = prepare_data(config, read_data(config, resolved.recipe), trained.encoder)
     if data.report["source"] != trained.passport.data["source"]:
         ui.warn("the data have changed since the run; these figures are not those of the run's own rows")
     examples = data.test if split == "test" else data.validation[:max_rows]
@@ -73,19 +72,9 @@ def evaluate_run(
         raise DataError(f"there are no {split} rows to judge")
     ui.stage(f"{len(examples)} {split} rows")
     with trained.model.disable_adapter():
-        before = answer_rows(trained.model, trained.encoder, examples, resolved.config, ui, "base")
-    after = answer_rows(trained.model, trained.encoder, examples, resolved.config, ui, "adapted")
-    expected = [example.expected for example in examples]
-    labels = resolved.config.task.labels or ()
-    result = {
-        "split": split,
-        **compare(
-            Judged.of(expected, before, labels),
-            Judged.of(expected, after, labels),
-            resolved.recipe.metrics,
-            samples=resolved.config.evaluate.bootstrap_samples,
-        ),
-    }
+        before = judge_rows(trained.model, trained.family, trained.encoder, examples, config, ui, "base")
+    after = judge_rows(trained.model, trained.family, trained.encoder, examples, config, ui, "adapted")
+    result = {"split": split, **compare_answers(config, resolved.recipe, examples, before, after)}
     file = run.path / "evaluations" / f"{split}-{datetime.now():%Y%m%d-%H%M%S-%f}.json"
     file.parent.mkdir(exist_ok=True)
     write_json(file, result)

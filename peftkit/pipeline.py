@@ -12,20 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit import machine, screen
 from peftkit.config import RunConfig
+from peftkit.recipe import Recipe
 from peftkit.resolve import Resolved, resolve
 from peftkit.rundir import RunFolder, write_json, write_lines, write_text
-from peftkit.ui import UI
+from peftkit.ui import UI, percent
 from peftkit.yaml_file import to_yaml
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel, Trainer
 
-    from peftkit.data.encode import Encoder, Example
+    from peftkit.data.examples import Example, RowEncoder
     from peftkit.data.prepare import Prepared
+    from peftkit.data.read import Found
     from peftkit.evaluate.answers import Answer
+    from peftkit.model.family import Family
     from peftkit.model.load import Source
     from peftkit.train.callbacks import MetricsCallback
-    from peftkit.train.trainer import AdapterTrainer
+
+
+START_BATCHES = 16
+"""Batches of training rows that a start of LoRA looks at, if it needs any."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ def run(
     """
     ui = ui or UI(quiet=True)
     resolved = resolve(recipe, words=words, file=config, preset=preset, values=values)
+    require_metrics(resolved)
     started = datetime.now(UTC)
     folder = RunFolder.create(Path(out) if out else None, resolved.recipe.name, started.astimezone())
     write_text(folder.config, to_yaml(resolved.config))
@@ -87,41 +96,81 @@ def check(
     """
     ui = ui or UI(quiet=True)
     resolved = resolve(recipe, words=words, file=config, preset=preset, values=values)
+    require_metrics(resolved)
     machine.quiet_libraries()
-    _, encoder = find_base(resolved.config, ui)
-    return prepare(resolved, encoder, ui).report
+    return prepare(resolved, ui)[2].report
 
 
-def find_base(config: RunConfig, ui: UI) -> tuple[Source, Encoder]:
-    """Find the base model and make the encoder from its tokenizer."""
-    from peftkit.data.encode import Encoder
-    from peftkit.model.load import find_model, load_tokenizer
+def require_metrics(resolved: Resolved) -> None:
+    """Refuse metrics that are unknown or judge another kind of task, before anything is trained for them."""
+    from peftkit.evaluate.metrics import find_metrics
 
+    find_metrics(resolved.recipe.metrics, resolved.config.task.kind)
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A base model that is not loaded yet.
+
+    Attributes:
+        source: Where it is.
+        family: How it answers.
+        encoder: Writes rows for it.
+        held: How its weights are held once it is loaded: as they were stored, else as `model.quantization` says.
+    """
+
+    source: Source
+    family: Family
+    encoder: RowEncoder
+    held: str
+
+
+def prepare(resolved: Resolved, ui: UI) -> tuple[RunConfig, FoundModel, Prepared]:
+    """Read the data, find the base model, encode the rows, and show the check.
+
+    Returns:
+        The configuration with what was found in the data (labels, scale of scores), the base model, and the data.
+    """
+    from peftkit.data.encoders import make_encoder
+    from peftkit.data.prepare import prepare_data
+    from peftkit.data.read import read_data
+    from peftkit.data.score_scale import with_score_scale
+    from peftkit.model.family import family_of
+    from peftkit.model.load import find_model, load_tokenizer, settings_of
+    from peftkit.model.quantize import held_kind
+
+    config = resolved.config
     source = find_model(config.model, ui.note)
     machine.trim()
-    encoder = Encoder(
-        load_tokenizer(source),
-        config.task,
-        max_length=config.train.max_length,
-        template_kwargs=config.model.chat_template_kwargs,
-    )
-    return source, encoder
-
-
-def prepare(resolved: Resolved, encoder: Encoder, ui: UI) -> Prepared:
-    """Prepare the data and show the check."""
-    from peftkit.data.prepare import prepare_data
-
-    prepared = prepare_data(resolved.config, resolved.recipe, encoder)
+    family = family_of(source, config)
+    found = read_data(config, resolved.recipe)
+    config = with_score_scale(with_labels(config, found), found.rows)
+    encoder = make_encoder(family, load_tokenizer(source, config.model.extra), config)
+    with ui.progress("rows encoded", len(found.rows) + len(found.held_out)) as bar:
+        prepared = prepare_data(config, found, encoder, lambda done, total: bar.to(done))
     screen.show_data(ui, prepared.report)
-    return prepared
+    held = held_kind(settings_of(source), config.model)
+    return config, FoundModel(source, family, encoder, held), prepared
 
 
-def answer_rows(
-    model: PeftModel, encoder: Encoder, examples: Sequence[Example], config: RunConfig, ui: UI, what: str
+def with_labels(config: RunConfig, found: Found) -> RunConfig:
+    """Return the configuration with the labels that the data have, where it names none."""
+    if found.labels == config.task.labels:
+        return config
+    return config.model_copy(update={"task": config.task.model_copy(update={"labels": found.labels})})
+
+
+def judge_rows(
+    model: PeftModel,
+    family: Family,
+    encoder: RowEncoder,
+    examples: Sequence[Example],
+    config: RunConfig,
+    ui: UI,
+    what: str,
 ) -> list[Answer]:
     """Let a model answer held-out rows, with a progress bar."""
-    from peftkit.evaluate.answers import answer
+    from peftkit.evaluate.ask import judge_examples
 
     done = 0
     with ui.progress(what, len(examples)) as bar:
@@ -131,16 +180,40 @@ def answer_rows(
             done += count
             bar.to(done)
 
-        return answer(
-            model.eval(),
-            encoder.tokenizer,
-            [example.prompt_ids for example in examples],
-            label_ids=encoder.label_ids(),
-            end_ids=encoder.end_ids,
-            max_new_tokens=config.evaluate.max_new_tokens,
-            batch_size=config.evaluate.batch_size,
-            on_batch=on_batch,
+        return judge_examples(model.eval(), family, encoder, examples, config, on_batch)
+
+
+def compare_answers(
+    config: RunConfig, recipe: Recipe, examples: Sequence[Example], before: Sequence[Answer], after: Sequence[Answer]
+) -> dict[str, Any]:
+    """Judge both models' answers with the recipe's metrics, for all rows and for each group."""
+    from peftkit.evaluate.compare import compare, compare_groups
+    from peftkit.evaluate.metric import Judged
+    from peftkit.evaluate.metrics import find_metrics
+
+    if not examples:
+        return {"before": {}, "after": {}, "difference": {}, "metrics": {}}
+
+    def judged(answers: Sequence[Answer]) -> Judged:
+        return Judged(
+            [example.expected for example in examples],
+            answers,
+            [example.columns for example in examples],
+            config.task.labels or (),
+            config.task.separator,
         )
+
+    was, now = judged(before), judged(after)
+    metrics = find_metrics(recipe.metrics)
+    samples = config.evaluate.bootstrap_samples
+    compared = compare(was, now, metrics, samples=samples)
+    if config.evaluate.group_by is not None:
+        groups = [example.columns[config.evaluate.group_by] for example in examples]
+        compared["by_group"] = {
+            "column": config.evaluate.group_by,
+            **compare_groups(was, now, groups, metrics, samples=samples),
+        }
+    return compared
 
 
 class _Run:
@@ -162,13 +235,13 @@ class _Run:
         self.seconds[name] = round(time.perf_counter() - begun, 3)
 
     def go(self) -> RunResult:
-        from peftkit.adapter.attach import attach, count_parameters
+        from peftkit.adapter.attach import count_parameters, save_adapter
         from peftkit.model.load import load_model
 
         with self.folder.given_back_on_failure():
             with self.stage("data", "1/6 Data"):
-                source, encoder = find_base(self.config, self.ui)
-                data = prepare(self.resolved, encoder, self.ui)
+                self.config, base, data = prepare(self.resolved, self.ui)
+                write_text(self.folder.config, to_yaml(self.config))
                 write_json(self.folder.data, data.report)
                 if data.rejected:
                     write_lines(
@@ -176,47 +249,88 @@ class _Run:
                         ({"where": row.where, "column": row.column, "reason": row.reason} for row in data.rejected),
                     )
             with self.stage("model", "2/6 Model"):
-                base = load_model(source, self.config.model)
-                model = attach(base, self.config.adapter, base=self.config.model, seed=self.config.train.seed)
+                loaded = load_model(base.source, self.config, base.family)
+                model = self.attach(loaded, base, data)
                 parameters = count_parameters(model)
-                screen.show_model(self.ui, self.config, model, parameters)
-                trainer, watch = self.make_trainer(model, encoder, data)
+                screen.show_model(self.ui, self.config, base.held, model, parameters)
+                trainer, watch = self.make_trainer(model, base, data)
         test = data.test
         with self.stage("evaluate_before", f"3/6 Base model on {len(test)} held-out rows"), model.disable_adapter():
-            before = answer_rows(model, encoder, test, self.config, self.ui, "answered")
+            before = judge_rows(model, base.family, base.encoder, test, self.config, self.ui, "answered")
         with self.stage("train", f"4/6 Training on {len(data.train)} rows"):
             trained = self.train(trainer, watch, data)
+            model, converted = self.convert(model, base, data)
+            save_adapter(model, self.folder.adapter)
         with self.stage("evaluate_after", f"5/6 Adapted model on {len(test)} held-out rows"):
-            after = answer_rows(model, encoder, test, self.config, self.ui, "answered")
+            after = judge_rows(model, base.family, base.encoder, test, self.config, self.ui, "answered")
         with self.stage("write", "6/6 Adapter and report"):
-            compared = self.compare(test, before, after)
-            self.write_adapter(model, encoder, source, data, compared)
-        summary = self.summary(compared, trained, parameters)
+            self.write_predictions(test, before, after)
+            compared = compare_answers(self.config, self.resolved.recipe, test, before, after)
+            self.write_passport(model, base, data, compared)
+        summary = self.summary(base.held, compared, trained, parameters, converted)
         write_json(self.folder.summary, summary)
         self.report()
         screen.show_end(self.ui, self.resolved, self.folder, summary)
         return RunResult(self.folder.path, summary, self.folder.adapter)
 
-    def make_trainer(
-        self, model: PeftModel, encoder: Encoder, data: Prepared
-    ) -> tuple[AdapterTrainer, MetricsCallback]:
+    def attach(self, loaded: PreTrainedModel, base: FoundModel, data: Prepared) -> PeftModel:
+        """Attach the adapter; some starts of it look at training rows."""
+        from peftkit.adapter.attach import attach
+        from peftkit.adapter.starts import find_start
+        from peftkit.model.family import TASK_TYPES
+        from peftkit.train.batches import optimizer_steps
+
+        adapter = self.config.adapter
+        looks = adapter.method == "lora" and find_start(adapter.init_lora_weights).needs_data
+        return attach(
+            loaded,
+            adapter,
+            base=self.config.model.model_copy(update={"quantization": base.held}),
+            seed=self.config.train.seed,
+            task_type=TASK_TYPES[base.family],
+            steps=optimizer_steps(self.config.train, len(data.train)),
+            batches=self.batches(loaded, base, data, START_BATCHES) if looks else (),
+        )
+
+    def batches(
+        self, model: PreTrainedModel | PeftModel, base: FoundModel, data: Prepared, most: int
+    ) -> list[dict[str, Tensor]]:
+        from peftkit.train.batches import first_batches
+
+        size = self.config.train.per_device_train_batch_size
+        return first_batches(data.train, base.family, base.encoder.tokenizer, size=size, most=most, device=model.device)
+
+    def convert(self, model: PeftModel, base: FoundModel, data: Prepared) -> tuple[PeftModel, dict[str, float] | None]:
+        """Turn the adapter into a LoRA if that was asked for; return the model and what the conversion lost."""
+        from peftkit.adapter.convert import to_lora
+
+        rank = self.config.adapter.save_as_lora
+        if not rank:
+            return model, None
+        converted = to_lora(model, rank, self.batches(model, base, data, 1)[0])
+        self.ui.say(f"turned into a LoRA of rank {rank}; its logits are off by {percent(converted.logit_error)}")
+        if not converted.faithful:
+            self.ui.warn(f"the LoRA is not close to what was trained; take adapter.save_as_lora above {rank}, or 0")
+        return converted.model, {"rank": rank, "logit_error": converted.logit_error}
+
+    def make_trainer(self, model: PeftModel, base: FoundModel, data: Prepared) -> tuple[Trainer, MetricsCallback]:
         """Make the trainer before anything slow, so that a setting that it refuses costs seconds."""
-        from peftkit.model.load import resolved_dtype
         from peftkit.train.callbacks import MetricsCallback
-        from peftkit.train.trainer import AdapterTrainer, training_arguments, training_dataset
+        from peftkit.train.trainers import make_trainer
 
         watch = MetricsCallback(self.folder.metrics)
-        arguments = training_arguments(self.config.train, self.folder.checkpoints, resolved_dtype(self.config.model))
-        trainer = AdapterTrainer(model, arguments, training_dataset(data.train), encoder.tokenizer, [watch])
+        trainer = make_trainer(
+            model, base.family, base.encoder.tokenizer, data.train, self.config, self.folder.checkpoints, [watch]
+        )
         return trainer, watch
 
-    def train(self, trainer: AdapterTrainer, watch: MetricsCallback, data: Prepared) -> dict[str, Any]:
+    def train(self, trainer: Trainer, watch: MetricsCallback, data: Prepared) -> dict[str, Any]:
         """Train, and return steps, epochs, loss, tokens and tokens per second."""
         machine.trim()
         with self.ui.progress("step", 0) as bar:
             watch.on_step = lambda line, total: bar.to(line["step"], screen.step_detail(line), total)
             trainer.train()
-        trained_tokens = sum(len(example.completion_ids) for example in data.train)
+        trained_tokens = sum(example.trained_tokens for example in data.train)
         epochs = trainer.state.epoch or 0.0
         last = watch.last
         return {
@@ -229,10 +343,8 @@ class _Run:
             "tokens_per_second": round(last["tokens"] / last["seconds"], 1),
         }
 
-    def compare(self, test: Sequence[Example], before: Sequence[Answer], after: Sequence[Answer]) -> dict[str, Any]:
-        """Write both models' answers side by side, and judge them."""
-        from peftkit.evaluate.metrics import Judged, compare
-
+    def write_predictions(self, test: Sequence[Example], before: Sequence[Answer], after: Sequence[Answer]) -> None:
+        """Write both models' answers side by side."""
         write_lines(
             self.folder.predictions,
             (
@@ -241,41 +353,33 @@ class _Run:
                     "where": example.where,
                     "columns": dict(example.columns),
                     "expected": example.expected,
-                    **{
-                        which: {
-                            "answer": given.text,
-                            "label": given.label,
-                            "correct": given.label == example.expected,
-                            "scores": dict(given.scores),
-                        }
-                        for which, given in (("before", was), ("after", now))
-                    },
+                    "before": self.prediction(example, was),
+                    "after": self.prediction(example, now),
                 }
                 for number, (example, was, now) in enumerate(zip(test, before, after, strict=True), 1)
             ),
         )
-        if not test:
-            return {"before": {}, "after": {}, "difference": {}}
-        expected = [example.expected for example in test]
-        labels = self.config.task.labels or ()
-        return compare(
-            Judged.of(expected, before, labels),
-            Judged.of(expected, after, labels),
-            self.resolved.recipe.metrics,
-            samples=self.config.evaluate.bootstrap_samples,
-        )
 
-    def write_adapter(
-        self, model: PeftModel, encoder: Encoder, source: Source, data: Prepared, compared: Mapping[str, Any]
-    ) -> None:
-        """Write the adapter with its passport and card."""
-        from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, save_adapter
+    def prediction(self, example: Example, given: Answer) -> dict[str, Any]:
+        """Return what `predictions.jsonl` holds of one answer; what the task has none of is left out."""
+        from peftkit.evaluate.label_metrics import expected_labels
+
+        kind = self.config.task.kind
+        if kind in ("chat", "completion"):
+            return {"nll": round(given.nll, 4), "tokens": given.tokens, "hits": given.hits}
+        if kind != "classification":
+            return given.as_json()
+        right = given.valid and given.chosen == expected_labels(example.expected, self.config.task.separator)
+        return {"label": given.label, **given.as_json(), "correct": right}
+
+    def write_passport(self, model: PeftModel, base: FoundModel, data: Prepared, compared: Mapping[str, Any]) -> None:
+        """Write the passport and the card beside the adapter."""
+        from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
         from peftkit.adapter.card import write_card
         from peftkit.adapter.passport import Base, Passport, Tokenizer, file_hash, write_passport
         from peftkit.model.fingerprint import fingerprint, text_hash, tokenizer_hash
         from peftkit.model.load import resolved_dtype
 
-        save_adapter(model, self.folder.adapter)
         passport = Passport(
             recipe=self.resolved.recipe.name,
             intended_use=self.resolved.recipe.intended_use,
@@ -283,14 +387,14 @@ class _Run:
                 path=self.config.model.path,
                 revision=self.config.model.revision,
                 architecture=type(model.get_base_model()).__name__,
-                fingerprint=fingerprint(source),
-                quantization=self.config.model.quantization,
+                fingerprint=fingerprint(base.source),
+                quantization=base.held,
                 dtype=str(resolved_dtype(self.config.model)).removeprefix("torch."),
             ),
             tokenizer=Tokenizer(
-                vocabulary_sha256=tokenizer_hash(encoder.tokenizer),
-                template_sha256=text_hash(encoder.template),
-                template=encoder.template,
+                vocabulary_sha256=tokenizer_hash(base.encoder.tokenizer),
+                template_sha256=text_hash(base.encoder.template),
+                template=base.encoder.template,
             ),
             config=self.config,
             data={
@@ -300,6 +404,7 @@ class _Run:
             before=compared["before"],
             after=compared["after"],
             difference=compared["difference"],
+            metrics=compared["metrics"],
             versions=machine.versions(),
             files={name: file_hash(self.folder.adapter / name) for name in (WEIGHTS, PEFT_CONFIG)},
         )
@@ -307,7 +412,12 @@ class _Run:
         write_card(self.folder.adapter, passport)
 
     def summary(
-        self, compared: Mapping[str, Any], trained: Mapping[str, Any], parameters: tuple[int, int]
+        self,
+        held: str,
+        compared: Mapping[str, Any],
+        trained: Mapping[str, Any],
+        parameters: tuple[int, int],
+        converted: dict[str, float] | None,
     ) -> dict[str, Any]:
         """Return the content of `summary.json`."""
         cuda = machine.peak_cuda()
@@ -318,7 +428,7 @@ class _Run:
             "recipe": self.resolved.recipe.name,
             "preset": self.config.preset,
             "model": self.config.model.path,
-            "quantization": self.config.model.quantization,
+            "quantization": held,
             "seed": self.config.train.seed,
             "started": self.started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
@@ -338,6 +448,7 @@ class _Run:
                 "trainable_parameters": parameters[0],
                 "total_parameters": parameters[1],
                 "bytes": adapter_bytes,
+                **({"converted": converted} if converted else {}),
             },
             "versions": machine.versions(),
             "machine": machine.describe(),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.errors import ConfigError
+from peftkit.evaluate.metric import Metric
 
 GROUP = "peftkit.recipes"
 
@@ -26,7 +27,7 @@ class EmbeddedData:
 
     Attributes:
         name: What the rows are, for tables and the adapter's passport.
-        asset: Name of the asset (`peftkit assets`) that holds them.
+        asset: Name of the asset (`peftkit assets`) that holds them, or of what makes them on this machine.
         licence: Licence of the rows, an SPDX identifier.
         rows: Reads the rows; each is a mapping of the recipe's columns, or None for a row that is left out on purpose.
     """
@@ -60,7 +61,7 @@ class Recipe:
         name: The word after `peftkit run`.
         summary: One line for `peftkit recipes`.
         columns: Each column that the recipe needs, with the usual names of it in people's files.
-        metrics: Names of the metrics that judge it (`peftkit.evaluate.metrics`).
+        metrics: What judges it: names of metrics (`peftkit.evaluate.metrics`), or its own. The first decides.
         defaults: Nested values over the defaults of `RunConfig`.
         presets: Values per size of machine; must hold `tiny`.
         embedded: Rows to start from without a file.
@@ -70,7 +71,7 @@ class Recipe:
     name: str
     summary: str
     columns: Mapping[str, tuple[str, ...]]
-    metrics: tuple[str, ...]
+    metrics: tuple[str | Metric, ...]
     defaults: Mapping[str, Any]
     presets: Mapping[str, Preset]
     embedded: EmbeddedData | None = None

@@ -11,17 +11,20 @@ import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from peftkit import machine
-from peftkit.config import GROUPS, AdapterConfig, ModelConfig, RunConfig, TrainConfig
+from peftkit.adapter.methods import find_method
+from peftkit.adapter.peft_config import peft_config, require_fitting
+from peftkit.config import GROUPS, AdapterConfig, ModelConfig, RunConfig, TaskConfig, TrainConfig
 from peftkit.data.encode import placeholders
+from peftkit.data.sources import redact_source
 from peftkit.errors import ConfigError
 from peftkit.recipe import Recipe, load_recipe
+from peftkit.train.checks import check_training
 from peftkit.yaml_file import load_yaml
 
 Flat = dict[str, Any]
@@ -115,7 +118,7 @@ def _parse_word(word: str) -> tuple[str, Any]:
         raise ConfigError(f"'{word}' is not a setting; write key=value, for example train.learning_rate=2e-4")
     if text == "null":
         return key, None
-    free = key.split(".")[1:2] in (["extra"], ["chat_template_kwargs"])
+    free = key.split(".")[1:2] in (["extra"], ["chat_template_kwargs"], ["optim_args"])
     if text.startswith("{") and (free or f"{key}.NAME" in known_keys()):
         return key, _json(key, text)
     if text.startswith("[") and (free or key in _list_keys()):
@@ -245,12 +248,14 @@ def _sentence(error: ValidationError, origin: Mapping[str, str]) -> str:
     key = key if key in origin else ".".join(key.split(".")[:2])
     source = origin.get(key, "recipe")
     value = repr(first["input"])
+    kinds = [one["type"].split("_")[0] for one in error.errors() if one["loc"][:3] == first["loc"][:3]]
     value = value if len(value) <= _MAX_SHOWN else f"{value[: _MAX_SHOWN - 3]}..."
     if first["type"] == "literal_error":
         allowed = str(first["ctx"]["expected"]).replace(" or ", ", ")
         near = _did_you_mean(str(first["input"]), [word.strip("'") for word in allowed.split(", ")])
         return f"{key}: {value} is not one of {allowed} ({source}){near}"
-    expected = _EXPECTED.get(first["type"].split("_")[0], message.replace("Input should be", "it must be"))
+    known = [_EXPECTED[kind] for kind in dict.fromkeys(kinds) if kind in _EXPECTED]
+    expected = ", or ".join(known) or message.replace("Input should be", "it must be")
     return f"{key}: {value} is not usable: {expected} ({source})"
 
 
@@ -261,6 +266,7 @@ _EXPECTED = {
     "bool": "true or false is expected",
     "string": "text is expected; put quotes around what looks like something else",
     "tuple": "a list is expected, such as [a, b]",
+    "too": "at least one is expected",
 }
 """What is expected, by the first word of pydantic's type of complaint."""
 
@@ -273,10 +279,10 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 def _require_fitting(recipe: Recipe, config: RunConfig, origin: Mapping[str, str]) -> None:
     """Refuse what the recipe or another library knows to be wrong, before anything is read or written."""
     columns = ", ".join(recipe.columns)
-    if "label" in recipe.columns and config.task.labels is None:
+    if (needed := _COLUMN_OF_KIND.get(config.task.kind)) and needed not in recipe.columns:
         raise ConfigError(
-            f"task.labels: recipe '{recipe.name}' needs the answers that are allowed, such as "
-            f"task.labels=negative,positive ({origin.get('task.labels', 'recipe')})"
+            f"task.kind={config.task.kind} needs a column '{needed}', and recipe '{recipe.name}' has: {columns} "
+            f"({origin.get('task.kind', 'recipe')})"
         )
     for name in config.data.columns:
         if name not in recipe.columns:
@@ -285,7 +291,52 @@ def _require_fitting(recipe: Recipe, config: RunConfig, origin: Mapping[str, str
                 f"data.columns.{name}: recipe '{recipe.name}' has no column '{name}', it has: {columns} ({source})"
                 + _did_you_mean(name, recipe.columns)
             )
-    for key, template in (("task.prompt", config.task.prompt), ("task.completion", config.task.completion)):
+    _require_templates(recipe, config, origin)
+    if config.data.format != "auto" and config.task.kind != "chat":
+        raise ConfigError(
+            f"data.format={config.data.format} is for task.kind=chat, and this is task.kind={config.task.kind}; name "
+            f"columns with data.columns.NAME=<column> ({origin.get('data.format', 'recipe')})"
+        )
+    for key, words in (("data.path", config.data.path), ("data.test_path", config.data.test_path)):
+        if any(redact_source(word) != word for word in words or ()):
+            raise ConfigError(
+                f"{key}: the password would be written into the run's files; put the URL into an environment variable "
+                f"and write sql:$NAME#query ({origin.get(key, 'recipe')})"
+            )
+    for group in (config.model, config.adapter, config.train):
+        _require_free(group, origin)
+    defaults = TrainConfig.model_fields
+    named = any(getattr(config.train, key) != defaults[key].default for key in ("optim", "lr_scheduler_type"))
+    needs_peft = bool(config.adapter.extra or find_method(config.adapter.method).needs)
+    if named or needs_peft or config.train.extra:
+        machine.quiet_libraries()  # these checks import libraries, and bitsandbytes remarks on its kernels then
+    check_training(config, origin)
+    require_fitting(config.adapter, config.model)
+    if needs_peft:
+        peft_config(config.adapter, steps=config.train.max_steps or 1)
+    if config.train.extra:
+        import torch
+
+        from peftkit.train.arguments import training_arguments
+
+        training_arguments(config.train, Path("checkpoints"), torch.float32)
+
+
+_COLUMN_OF_KIND = {"classification": "label", "regression": "score", "chat": "messages", "completion": "text"}
+
+
+def _require_templates(recipe: Recipe, config: RunConfig, origin: Mapping[str, str]) -> None:
+    """Refuse prompts and completions that name no column, another recipe's, or the answer itself."""
+    if config.task.kind in ("chat", "completion"):  # these take the row as it is
+        return
+    columns = ", ".join(recipe.columns)
+    answered = {"classification": "{label}", "regression": "{score}"}.get(config.task.kind, config.task.completion)
+    if config.task.completion not in (answered, TaskConfig.model_fields["completion"].default):
+        raise ConfigError(
+            f"task.completion: '{config.task.completion}' does not go with task.kind={config.task.kind}, whose answer "
+            f"is the column {answered} ({origin.get('task.completion', 'recipe')}); leave it out"
+        )
+    for key, template in (("task.prompt", config.task.prompt), ("task.completion", answered)):
         source = origin.get(key, "recipe")
         for name in placeholders(template):
             if name not in recipe.columns:
@@ -298,25 +349,11 @@ def _require_fitting(recipe: Recipe, config: RunConfig, origin: Mapping[str, str
                 f"{key}: '{template}' holds no column, so it would be the same for every row; "
                 f"write one of the columns {columns} in braces ({source})"
             )
-    if set(placeholders(config.task.completion)) <= set(placeholders(config.task.prompt)):
+    if set(placeholders(answered)) <= set(placeholders(config.task.prompt)):
         raise ConfigError(
-            f"task.prompt: '{config.task.prompt}' holds all of task.completion, '{config.task.completion}', so the "
+            f"task.prompt: '{config.task.prompt}' holds all of task.completion, '{answered}', so the "
             f"model would be shown the answer ({origin.get('task.prompt', 'recipe')}); take it out of the prompt"
         )
-    for group in (config.model, config.adapter, config.train):
-        _require_free(group, origin)
-    _require_names_of_transformers(config.train, origin)
-    if config.adapter.extra:
-        from peftkit.adapter.attach import peft_config
-
-        peft_config(config.adapter)
-    if config.train.extra:
-        machine.quiet_libraries()  # bitsandbytes remarks on its kernels when it is first imported
-        import torch
-
-        from peftkit.train.trainer import training_arguments
-
-        training_arguments(config.train, Path("checkpoints"), torch.float32)
 
 
 def _require_free(group: ModelConfig | AdapterConfig | TrainConfig, origin: Mapping[str, str]) -> None:
@@ -325,23 +362,3 @@ def _require_free(group: ModelConfig | AdapterConfig | TrainConfig, origin: Mapp
         source = origin.get(f"{prefix}.extra.{name}", "recipe")
         if name in type(group).model_fields:
             raise ConfigError(f"{prefix}.extra.{name} is a key of its own; set {prefix}.{name} ({source})")
-
-
-def _require_names_of_transformers(train: TrainConfig, origin: Mapping[str, str]) -> None:
-    """Check names that transformers defines; the defaults need no check, and so no import that takes seconds."""
-    defaults = TrainConfig.model_fields
-    if train.optim != defaults["optim"].default:
-        from transformers.training_args import OptimizerNames
-
-        _require_name("train.optim", train.optim, "an optimizer", OptimizerNames, origin)
-    if train.lr_scheduler_type != defaults["lr_scheduler_type"].default:
-        from transformers.trainer_utils import SchedulerType
-
-        _require_name("train.lr_scheduler_type", train.lr_scheduler_type, "a schedule", SchedulerType, origin)
-
-
-def _require_name(key: str, value: str, what: str, known: Iterable[Enum], origin: Mapping[str, str]) -> None:
-    names = [str(one.value) for one in known]
-    if value not in names:
-        hint = _did_you_mean(value, names) or f"; there are for example {', '.join(names[:6])}"
-        raise ConfigError(f"{key}: '{value}' is not {what} of transformers ({origin.get(key, 'recipe')}){hint}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit import machine
-from peftkit.config import RunConfig
-from peftkit.evaluate.names import METRICS
+from peftkit.adapter.methods import find_method
+from peftkit.config import AdapterConfig, RunConfig
 from peftkit.recipe import Recipe
 from peftkit.resolve import Resolved
 from peftkit.rundir import RunFolder
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 # Cards report a little less memory than they are sold with.
 _NOMINAL = 0.93
+MOST_LABELS = 8
 FEW_ROWS = 20  # held-out rows below which an interval says little
 
 
@@ -38,7 +39,8 @@ def show_start(ui: UI, resolved: Resolved, folder: Path) -> None:
 def show_data(ui: UI, report: Mapping[str, Any]) -> None:
     """Show the data check."""
     source = report["source"]
-    ui.say(f"{source['name']}{' (' + source['licence'] + ')' if source.get('licence') else ''}")
+    held = "" if report["format"] == "columns" else f", read as {report['format']}"
+    ui.say(f"{source['name']}{' (' + source['licence'] + ')' if source.get('licence') else ''}{held}")
     left_out = f"; {report['left_out']:,} more are left out by the recipe" if report["left_out"] else ""
     ui.say(
         f"{report['read']:,} rows read = {report['kept']:,} kept + {report['truncated']:,} truncated + "
@@ -50,7 +52,7 @@ def show_data(ui: UI, report: Mapping[str, Any]) -> None:
     rows = []
     for name, split in report["splits"].items():
         tokens = split.get("tokens", {})
-        labels = "  ".join(f"{label} {count}" for label, count in split.get("labels", {}).items())
+        labels = _labels(split)
         rows.append(
             (
                 name,
@@ -58,14 +60,15 @@ def show_data(ui: UI, report: Mapping[str, Any]) -> None:
                 report["available"].get(name, 0),
                 labels,
                 *(f"{tokens[key]:.0f}" if tokens else "-" for key in ("median", "p95", "max")),
-                percent(split["trained_share"]) if tokens else "-",
+                percent(split["trained_share"]) if split.get("trained_share") else "-",  # a head trains no token
             )
         )
     ui.table(("split", ">rows used", ">of", "labels", ">tokens median", ">p95", ">max", ">trained"), rows)
-    ends = "the end token is trained" if report["end_token_trained"] else "THE END TOKEN IS NOT TRAINED"
+    said = {True: "the end token is trained; ", False: "THE END TOKEN IS NOT TRAINED; ", None: ""}
     ui.say(
-        f"{ends}; {report['fully_masked']} rows without trained tokens; {report['near_duplicates']:,} near-duplicates, "
-        f"none across splits; {report['overlap']} held-out rows among the training rows"
+        f"{said[report['end_token_trained']]}{report['fully_masked']} rows without trained tokens; "
+        f"{report['near_duplicates']:,} near-duplicates, none across splits; "
+        f"{report['overlap']} held-out rows among the training rows"
     )
     for caution in _cautions(report):
         ui.warn(caution)
@@ -73,8 +76,19 @@ def show_data(ui: UI, report: Mapping[str, Any]) -> None:
     ui.example(report["example"]["tokens"])
 
 
+def _labels(split: Mapping[str, Any]) -> str:
+    """Write a split's labels with their counts, or the mean and range of its scores."""
+    if scores := split.get("scores"):
+        return f"scores {scores['low']:.3g} to {scores['high']:.3g}, mean {scores['mean']:.3g}"
+    counts = sorted(split.get("labels", {}).items(), key=lambda item: -item[1])
+    more = f"  and {len(counts) - MOST_LABELS} more" if len(counts) > MOST_LABELS else ""
+    return "  ".join(f"{label} {count}" for label, count in counts[:MOST_LABELS]) + more
+
+
 def _cautions(report: Mapping[str, Any]) -> list[str]:
-    """Say what makes a comparison weak before anything is trained."""
+    """Say what makes a comparison weak, and what may be wrong with the rows, before anything is trained."""
+    from peftkit.data.quality import quality_cautions
+
     held_out = report["available"].get("test", 0)
     cautions = []
     if not held_out:
@@ -83,23 +97,34 @@ def _cautions(report: Mapping[str, Any]) -> list[str]:
         cautions.append(f"only {held_out} held-out rows: intervals will be wide; give more rows or data.test_path")
     labels = report["splits"]["train"].get("labels", {})
     cautions += [f"no training row has the label '{label}'" for label, count in labels.items() if not count]
-    return cautions
+    return [*cautions, *quality_cautions(report["quality"])]
 
 
-def show_model(ui: UI, config: RunConfig, model: PeftModel, parameters: tuple[int, int]) -> None:
+def show_model(ui: UI, config: RunConfig, held: str, model: PeftModel, parameters: tuple[int, int]) -> None:
     """Say what was loaded and attached."""
     trainable, total = parameters
-    kinds = {"rank-stabilised": config.adapter.use_rslora, "weight-decomposed": config.adapter.use_dora}
-    extras = "".join(f", {name}" for name, used in kinds.items() if used)
     computing = str(model.dtype).removeprefix("torch.")
+    weights = "unquantized" if held == "none" else held
+    in_memory = size(model.get_base_model().get_memory_footprint() - 4 * trainable)
     ui.say(
-        f"{config.model.path}: {total - trainable:,} parameters, {config.model.quantization} weights in "
-        f"{size(model.get_base_model().get_memory_footprint() - 4 * trainable)}, computing in {computing}"
+        f"{config.model.path}: {total - trainable:,} parameters, {weights} weights in {in_memory}, "
+        f"computing in {computing}"
     )
     ui.say(
-        f"LoRA r={config.adapter.r}, alpha={config.adapter.lora_alpha:g}{extras}: {trainable:,} trainable parameters "
-        f"of {total:,} ({percent(trainable / total)}), {size(4 * trainable)} in float32"
+        f"{_adapter(config.adapter)}: {trainable:,} trainable parameters of {total:,} "
+        f"({percent(trainable / total)}), {size(4 * trainable)} in float32"
     )
+
+
+def _adapter(adapter: AdapterConfig) -> str:
+    """Write an adapter's method with the settings that it has."""
+    said = [find_method(adapter.method).title]
+    said += [f"r={adapter.r}"] if adapter.r else []
+    said += [f"alpha={adapter.lora_alpha:g}"] if adapter.lora_alpha else []
+    said += ["rank-stabilised"] if adapter.use_rslora else []
+    said += ["weight-decomposed"] if adapter.use_dora else []
+    said += [f"started as {adapter.init_lora_weights}"] if adapter.init_lora_weights != "true" else []
+    return ", ".join(said)
 
 
 def step_detail(line: Mapping[str, Any]) -> str:
@@ -112,24 +137,42 @@ def step_detail(line: Mapping[str, Any]) -> str:
 
 def show_metrics(ui: UI, summary: Mapping[str, Any]) -> None:
     """Show each metric before and after, and the paired difference."""
-
-    def cell(metric: Mapping[str, Any]) -> str:
-        return f"{percent(metric['value'])} ({percent(metric['low'])} to {percent(metric['high'])})"
-
-    def points(metric: Mapping[str, Any]) -> str:
-        low, high = 100 * metric["low"], 100 * metric["high"]
-        return f"{100 * metric['value']:+.1f} points ({low:+.1f} to {high:+.1f})"
-
     rows = [
         (
-            METRICS[name][0] if name in METRICS else name,
-            cell(summary["before"][name]),
-            cell(summary["after"][name]),
-            points(summary["difference"][name]),
+            described["name"],
+            *(_figure(summary[which][key], described) for which in ("before", "after")),
+            _change(summary["difference"][key], described),
         )
-        for name in summary["after"]
+        for key, described in summary["metrics"].items()
     ]
     ui.table(("95% intervals", ">before", ">after", ">difference"), rows)
+    for which in ("before", "after"):
+        for one in summary.get("by_group", {}).get("worse", {}).get(which, ()):
+            described = summary["metrics"][one["metric"]]
+            ui.warn(
+                f"{which} training, rows with {summary['by_group']['column']}={one['group']} are served worse than the "
+                f"others: {described['name']} {_change(one, described)}"
+            )
+
+
+def _figure(interval: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    if interval["value"] is None:
+        return "not defined"
+    write = percent if described["percent"] else _number
+    return f"{write(interval['value'])} ({write(interval['low'])} to {write(interval['high'])})"
+
+
+def _change(interval: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    if interval["value"] is None:
+        return "not defined"
+    if described["percent"]:
+        value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
+        return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return f"{interval['value']:+.3g} ({interval['low']:+.3g} to {interval['high']:+.3g})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str, Any]) -> None:
@@ -149,12 +192,12 @@ def show_result(ui: UI, summary: Mapping[str, Any]) -> None:
     """Say what improved, and what it cost."""
     if summary["after"]:
         show_metrics(ui, summary)
-        changed = summary["mcnemar"]
-        rows = next(iter(summary["after"].values()))["n"]
-        ui.say(
-            f"of {rows} held-out rows {changed['fixed']} were fixed and {changed['broken']} broken "
-            f"(McNemar p = {changed['p_value']:.2g})"
-        )
+        if changed := summary.get("mcnemar"):
+            rows = next(iter(summary["after"].values()))["n"]
+            ui.say(
+                f"of {rows} held-out rows {changed['fixed']} were fixed and {changed['broken']} broken "
+                f"(McNemar p = {changed['p_value']:.2g})"
+            )
     memory = summary["memory"]
     cuda = f", {size(memory['peak_cuda_allocated'])} on the GPU" if memory["peak_cuda_allocated"] else ""
     ui.say(

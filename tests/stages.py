@@ -10,14 +10,17 @@ import torch
 from peftkit import machine
 from peftkit.adapter.attach import attach
 from peftkit.config import RunConfig
-from peftkit.data.encode import Encoder
+from peftkit.data.encoders import make_encoder
+from peftkit.data.examples import RowEncoder
 from peftkit.data.prepare import Prepared, prepare_data
+from peftkit.data.read import read_data
 from peftkit.evaluate.answers import answer
-from peftkit.model.load import Source, find_model, load_model, load_tokenizer, resolved_dtype
+from peftkit.model.family import Family, family_of
+from peftkit.model.load import Source, find_model, load_model, load_tokenizer
 from peftkit.recipe import Recipe
 from peftkit.resolve import resolve
 from peftkit.train.callbacks import MetricsCallback
-from peftkit.train.trainer import AdapterTrainer, training_arguments, training_dataset
+from peftkit.train.trainers import make_trainer
 
 # A tiny model's products are too small to share: threads that wait for each other cost far more than they save.
 torch.set_num_threads(1)
@@ -32,7 +35,8 @@ class Stages:
     config: RunConfig
     recipe: Recipe
     source: Source
-    encoder: Encoder
+    family: Family
+    encoder: RowEncoder
     data: Prepared
 
     @classmethod
@@ -40,19 +44,21 @@ class Stages:
         resolved = resolve("sentiment", words=[*words], values=values)
         config = resolved.config
         source = find_model(config.model)
-        encoder = Encoder(load_tokenizer(source), config.task, max_length=config.train.max_length)
-        return cls(config, resolved.recipe, source, encoder, prepare_data(config, resolved.recipe, encoder))
+        family = family_of(source, config)
+        found = read_data(config, resolved.recipe)
+        encoder = make_encoder(family, load_tokenizer(source), config)
+        return cls(config, resolved.recipe, source, family, encoder, prepare_data(config, found, encoder))
 
     def base(self):
-        return load_model(self.source, self.config.model)
+        return load_model(self.source, self.config, self.family)
 
     def adapted(self):
         return attach(self.base(), self.config.adapter, base=self.config.model, seed=self.config.train.seed)
 
     def trainer(self, model, folder: Path, callbacks=(), examples=None):
-        arguments = training_arguments(self.config.train, folder / "checkpoints", resolved_dtype(self.config.model))
-        dataset = training_dataset(self.data.train if examples is None else examples)
-        return AdapterTrainer(model, arguments, dataset, self.encoder.tokenizer, callbacks)
+        examples = self.data.train if examples is None else examples
+        checkpoints = folder / "checkpoints"
+        return make_trainer(model, self.family, self.encoder.tokenizer, examples, self.config, checkpoints, callbacks)
 
     def train(self, model, folder: Path):
         """Train, and return the lines of metrics.jsonl."""

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,17 @@ from typing import NamedTuple
 
 import pytest
 
+from peftkit import load_recipe
+
 pytestmark = pytest.mark.xdist_group("commands")
 
 TEXTS = ["a lovely film", "a dull book"]
+# What a spreadsheet on Windows writes: a byte order mark, CRLF, and column names that are people's own.
+MAILS = "".join(
+    f'{number},"no. {number * 7919} dear shop{number},\r\nmy {("parcel", "invoice")[number % 2]} is ""odd"" {number}",'
+    + ("Delivery\r\n", '"Bill, and more"\r\n')[number % 2]
+    for number in range(120)
+)
 # Ctrl-C while the first step is told: the signal comes at the same place each time.
 INTERRUPTED = """
 import signal, sys
@@ -100,14 +109,14 @@ def test_recipes(peftkit) -> None:
     done = peftkit("recipes")
     assert done.code == 0
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("sentiment "))
-    assert line.rstrip().endswith("tiny 12gb 24gb 48gb")
+    assert line.rstrip().endswith(" ".join(load_recipe("sentiment").presets))
 
 
 def test_recipes_as_json(peftkit) -> None:
     listed = json.loads(peftkit("recipes", "--json").stdout)
     assert listed["broken"] == {}
     (found,) = (one for one in listed["recipes"] if one["name"] == "sentiment")
-    assert found["presets"] == ["tiny", "12gb", "24gb", "48gb"]
+    assert found["presets"] == list(load_recipe("sentiment").presets)
 
 
 def test_recipes_show_lists_every_key_with_its_value_and_help(peftkit) -> None:
@@ -119,7 +128,7 @@ def test_recipes_show_lists_every_key_with_its_value_and_help(peftkit) -> None:
     for key in known_keys():
         assert f"  {key.split('.')[1]}: " in done.stdout
     assert '  path: "Qwen/Qwen3-4B-Instruct-2507"  # embedded model, local folder, .gguf file or hub id' in done.stdout
-    assert "  r: 16  # rank of the update matrices" in done.stdout
+    assert "  r: 16  # rank of the update" in done.stdout
 
 
 def test_recipes_copy_writes_what_show_shows_and_never_over_a_file(peftkit, tmp_path: Path) -> None:
@@ -166,6 +175,14 @@ def test_a_mistake_is_one_sentence_and_debug_shows_where(tmp_path: Path) -> None
     assert "ConfigError: there is no recipe 'sentimant'" in done.stderr
 
 
+@pytest.mark.parametrize("setting", ["train.optim=adamw_torh", "adapter.extra.rnk=1"])
+def test_a_mistake_that_another_library_knows_is_one_sentence_too(setting: str, tmp_path: Path) -> None:
+    done = outside("run", "sentiment", setting, cwd=tmp_path)
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {setting.split('=')[0]}")
+
+
 def test_check_as_json(peftkit, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = peftkit("check", "sentiment", *words, "--json")
@@ -193,6 +210,51 @@ def test_run_as_json_writes_one_value_and_nothing_else(json_run: tuple[Path, Lef
     assert (folder.parent / printed.pop("folder")) == folder
     assert printed == json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert printed["train"]["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "header", "settings", "labels"),
+    [
+        (
+            "classification",
+            'No.,"What they wrote, whole",About what?',
+            ["data.columns.text=What they wrote, whole", "data.columns.label=About what?"],
+            ["Bill, and more", "Delivery"],
+        ),
+        (
+            "sentiment",
+            "no.,CONTENT,Senti-Ment",
+            ["data.label_names.delivery=positive", 'data.label_names={"Bill, and more": "negative"}'],
+            ["negative", "positive"],
+        ),
+    ],
+)
+def test_a_csv_of_ones_own_trains_by_one_line(
+    peftkit, tiny_model: Path, tmp_path: Path, recipe: str, header: str, settings: list[str], labels: list[str]
+) -> None:
+    file = tmp_path / "mails.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + f"{header}\r\n{MAILS}".encode())
+    out = tmp_path / "run"
+    few = ["data.test_fraction=0.3", "train.max_steps=1", "evaluate.max_rows=8", "evaluate.bootstrap_samples=5"]
+    done = peftkit(
+        "run", recipe, f"model.path={tiny_model}", f"data.path={file}", *settings, *few, "--out", str(out), "--quiet"
+    )
+    assert done.code == 0, done.stderr
+    report = json.loads((out / "data.json").read_text(encoding="utf-8"))
+    assert (report["read"], report["kept"], report["rejected"]) == (120, 120, 0)
+    assert report["source"]["sources"][0]["name"] == "mails.csv"
+    assert list(report["splits"]["train"]["labels"]) == labels
+    assert min(report["splits"]["train"]["labels"].values()) > 20
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert summary["train"]["steps"] == 1
+    assert set(summary["metrics"]) == set(summary["after"]) == set(summary["before"])
+    predicted = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(predicted) == 8
+    for row in predicted:
+        assert row["expected"] in labels
+        assert re.fullmatch(r'no\. \d+ dear shop\d+,\r\nmy (parcel|invoice) is "odd" \d+', row["columns"]["text"])
+    (answer,) = json.loads(peftkit("predict", str(out), "where is my parcel?", "--json").stdout)
+    assert sorted(answer["scores"]) == labels
 
 
 def test_a_quiet_run_writes_nothing_to_the_screen(peftkit, words: list[str], tmp_path: Path) -> None:

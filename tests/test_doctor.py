@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from peftkit import doctor, doctor_screen, machine
+from peftkit.model.assets import ASSETS
 from peftkit.recipe import Listing, Preset, list_recipes
 from peftkit.ui import UI
 
@@ -74,7 +75,7 @@ def test_a_healthy_machine_has_no_problems():
     assert found["torch"]["device"] == machine.device()
     assert found["torch"]["dtype"] == machine.fast_dtype()
     assert found["quantization"] == {"nf4": None, "fp4": None, "int8": None}
-    assert {asset["name"] for asset in found["cache"]["assets"]} == {"smollm2-135m-instruct", "vader-ratings"}
+    assert {asset["name"] for asset in found["cache"]["assets"]} == set(ASSETS)
     assert found["memory"] == {"total": 16 * 10**9, "available": 8 * 10**9}
 
 
@@ -310,7 +311,7 @@ def test_a_cache_folder_that_cannot_be_made(monkeypatch, tmp_path):
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "file" / "cache"))
     found = doctor.diagnose()
     assert found["cache"]["folder"] == str(tmp_path / "file" / "cache")
-    assert [asset["cached"] for asset in found["cache"]["assets"]] == [False, False]
+    assert [asset["cached"] for asset in found["cache"]["assets"]] == [False] * len(ASSETS)
     assert advice(found) == {
         f"{tmp_path}/file/cache cannot be written to": "make it writable, or set PEFTKIT_CACHE to another folder"
     }

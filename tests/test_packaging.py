@@ -74,7 +74,10 @@ def normal(name: str) -> str:
 
 
 def declared() -> set[str]:
-    return {normal(re.match(r"[\w.-]+", line)[0]) for line in PROJECT["project"]["dependencies"]}
+    extras = PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["project"]["dependencies"]]
+    lines += [one for name, more in extras.items() if name != "test" for one in more]
+    return {normal(re.match(r"[\w.-]+", line)[0]) for line in lines}
 
 
 def at_import(node: ast.AST) -> Iterator[ast.AST]:
@@ -123,7 +126,9 @@ def test_every_dependency_is_used() -> None:
 
 def test_every_built_in_recipe_is_registered() -> None:
     points = PROJECT["project"]["entry-points"]["peftkit.recipes"]
-    files = {path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem != "__init__"}
+    files = {
+        path.stem for path in (ROOT / "recipes").glob("*.py") if re.search(r"^recipe = ", path.read_text("utf-8"), re.M)
+    }
     assert {value.removeprefix("peftkit_recipes.").removesuffix(":recipe") for value in points.values()} == files
 
 

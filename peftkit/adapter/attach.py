@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftkit.adapter.convert import require_convertible
+from peftkit.adapter.lora_start import Batches, as_plain_lora, prepare_base, start_lora
+from peftkit.adapter.methods import find_method
+from peftkit.adapter.peft_config import peft_config, require_fitting
 from peftkit.config import AdapterConfig, ModelConfig
-from peftkit.errors import AdapterError, ConfigError
+from peftkit.errors import AdapterError, ConfigError, first_line
+from peftkit.model.head import head_modules
 from peftkit.rundir import atomic, write_json
 
 if TYPE_CHECKING:
@@ -18,14 +25,33 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
-_STARTS = (True, False, "gaussian", "orthogonal")
+_REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError)
 
 
-def attach(model: PreTrainedModel, config: AdapterConfig, *, base: ModelConfig, seed: int) -> PeftModel:
-    """Freeze the base model and add a trainable adapter in float32.
+def attach(
+    model: PreTrainedModel,
+    config: AdapterConfig,
+    *,
+    base: ModelConfig,
+    seed: int,
+    task_type: str = "CAUSAL_LM",
+    steps: int | None = None,
+    batches: Batches = (),
+) -> PeftModel:
+    """Freeze the base model and add a trainable adapter in float32; the base model itself is never changed.
 
     TRL casts the adapter of a quantized model to bfloat16, whose 8 bits of mantissa lose small updates; here the
-    adapter and its optimizer state stay float32, whatever the base computes in.
+    adapter and its optimizer state stay float32, whatever the base computes in. A classification head is trained and
+    saved in full.
+
+    Args:
+        model: The base model, as `peftkit.model.load` loads it.
+        config: The adapter's settings.
+        base: The base model's settings.
+        seed: Seed of the adapter's start.
+        task_type: PEFT's name of what the model does: CAUSAL_LM, SEQ_CLS or SEQ_2_SEQ_LM.
+        steps: Optimizer steps of the run; AdaLoRA needs them.
+        batches: Arguments of the model's forward pass, with `labels`; the starts eva, corda and lora_ga need them.
 
     Raises:
         ConfigError: PEFT refuses the settings or cannot train them, or no layer has one of the named targets.
@@ -33,55 +59,26 @@ def attach(model: PreTrainedModel, config: AdapterConfig, *, base: ModelConfig, 
     import torch
     from peft import get_peft_model
 
-    if config.use_dora and base.quantization == "int8":
-        raise ConfigError(  # PEFT 0.21 loses the scales of 8-bit weights there, and fails at the second step
-            "adapter.use_dora=true does not work on int8 weights; take model.quantization=nf4 or adapter.use_dora=false"
-        )
+    require_fitting(config, base, task_type)
+    settings = peft_config(config, task_type, steps)
+    _fit_to_model(settings, model)
     torch.manual_seed(seed)
     try:
-        adapted = get_peft_model(model, peft_config(config), autocast_adapter_dtype=True)
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        targets = ", ".join(config.target_modules)
-        raise ConfigError(
-            f"PEFT refuses this adapter (adapter.target_modules={targets}): {str(error).splitlines()[0][:300]}"
-        ) from error
+        model = prepare_base(model, config, settings, batches)
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, settings, autocast_adapter_dtype=True)
+        start_lora(adapted, config, batches)
+    except _REFUSALS as error:
+        targets = f" (adapter.target_modules={','.join(config.target_modules)})" if config.target_modules else ""
+        raise ConfigError(f"PEFT refuses adapter.method={config.method}{targets}: {first_line(error)}") from error
+    if config.save_as_lora:
+        require_convertible(adapted)
+    _train_in_float32(adapted)
+    _answer_in_one_dtype(adapted)
     # PEFT would note the folder that the weights were read from, which means nothing on another machine.
     adapted.peft_config["default"].base_model_name_or_path = base.path
     adapted.peft_config["default"].revision = base.revision
     return adapted
-
-
-def peft_config(config: AdapterConfig) -> Any:
-    """Return PEFT's own configuration object.
-
-    Raises:
-        ConfigError: `adapter.extra` holds a name that PEFT does not know, or a start that changes the base model.
-    """
-    import dataclasses
-
-    from peft import LoraConfig
-
-    known = {field.name for field in dataclasses.fields(LoraConfig)}
-    for name in config.extra:
-        if name not in known or name in AdapterConfig.model_fields:
-            raise ConfigError(f"adapter.extra.{name} is not an argument of PEFT's LoraConfig that can be set here")
-    start = config.extra.get("init_lora_weights", True)
-    if start not in _STARTS:
-        raise ConfigError(  # PiSSA, OLoRA and LoftQ change the base: neither the comparison nor the passport would hold
-            f"adapter.extra.init_lora_weights={start} changes the base model's weights, or needs data; "
-            f"take one of {', '.join(map(str, _STARTS))}"
-        )
-    targets = list(config.target_modules)
-    return LoraConfig(
-        r=config.r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=targets[0] if targets == ["all-linear"] else targets,
-        use_rslora=config.use_rslora,
-        use_dora=config.use_dora,
-        task_type="CAUSAL_LM",
-        **config.extra,
-    )
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:
@@ -101,14 +98,15 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # False: PEFT would ask the hub whether the vocabulary was enlarged, which never happens here.
     state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state, written = as_plain_lora(model, state, model.peft_config["default"].to_dict())
     with atomic(folder / WEIGHTS) as temporary:
         save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())},
+            # Copies: methods whose layers share tensors have them under each layer's name.
+            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(state.items())},
             temporary,
             metadata={"format": "pt"},
         )
         temporary.chmod(0o644)  # safetensors writes 0600, which no other user's server could read
-    written = model.peft_config["default"].to_dict()
     written["inference_mode"] = True
     write_json(folder / PEFT_CONFIG, {name: _plain(value) for name, value in sorted(written.items())})
 
@@ -119,6 +117,10 @@ def _plain(value: Any) -> Any:
         return sorted(value)
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
     return getattr(value, "value", value)
 
 
@@ -126,9 +128,40 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     """Attach a saved adapter; every tensor must have its place, and every place its tensor.
 
     Raises:
-        AdapterError: A file is absent or damaged, or tensors are missing, left over, or of another shape.
+        AdapterError: A file is absent or damaged, the method is none that can be loaded, or tensors are missing, left
+            over, or of another shape.
     """
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    written, state = _read(folder)
+    name = str(written.get("peft_type"))
+    try:
+        refused = "none" in find_method(name).refuses
+    except ValueError:
+        refused = True
+    if refused:
+        raise AdapterError(f"the adapter in '{folder}' is of the kind {name}, which cannot be loaded here")
+    if trainable and name in ("P_TUNING", "PREFIX_TUNING"):
+        raise AdapterError(f"the adapter in '{folder}' holds the finished prompt of {name}, which cannot be trained on")
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[name]
+    fitting = {one.name: written[one.name] for one in dataclasses.fields(kind) if written.get(one.name) is not None}
+    try:
+        settings = kind(**fitting)
+        settings.inference_mode = settings.is_prompt_learning and not trainable
+        adapted = get_peft_model(model, settings)
+    except _REFUSALS as error:
+        raise AdapterError(f"the adapter in '{folder}' does not fit the base model: {first_line(error)}") from error
+    _train_in_float32(adapted)
+    _answer_in_one_dtype(adapted)
+    _require_same(state, get_peft_model_state_dict(adapted, save_embedding_layers=False), folder)
+    set_peft_model_state_dict(adapted, state)
+    if not trainable:
+        settings.inference_mode = True
+        adapted.requires_grad_(False)
+    return adapted.eval()
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -141,22 +174,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
     if not isinstance(settings, dict):
         raise AdapterError(f"the adapter in '{folder}' is damaged: {PEFT_CONFIG} holds no settings")
-    if settings.get("peft_type") != "LORA":
-        raise AdapterError(
-            f"the adapter in '{folder}' is of the kind {settings.get('peft_type')}; only LORA is read here"
-        )
-    known = set(LoraConfig.__dataclass_fields__)
-    fitting = {name: value for name, value in settings.items() if name in known and value is not None}
-    fitting["inference_mode"] = not trainable
-    try:
-        adapted = get_peft_model(model, LoraConfig(**fitting))
-    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise AdapterError(f"the adapter in '{folder}' does not fit the base model: {reason}") from error
-    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    _require_same(state, wanted, folder)
-    set_peft_model_state_dict(adapted, state)
-    return adapted.eval()
+    return settings, state
 
 
 def _require_same(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], folder: Path) -> None:
@@ -169,3 +187,75 @@ def _require_same(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor
             subject = "the adapter" if what == "lacks" else "the base model"
             short = re.sub(r"^base_model\.model\.", "", names[0])
             raise AdapterError(f"the adapter in '{folder}' does not fit: {subject} {what} '{short}'{more}")
+
+
+def _fit_to_model(settings: Any, model: PreTrainedModel) -> None:
+    """Set what a method takes from the model and PEFT does not know: LLaMA-Adapter's layers, all norms, a head's parts.
+
+    PEFT finds a head by its usual names, which miss parts that start at random (BERT's pooler) and match others twice.
+    """
+    if settings.task_type == "SEQ_CLS" and hasattr(settings, "modules_to_save"):
+        settings.modules_to_save = [*(settings.modules_to_save or ()), *head_modules(model)]
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_KNOWN
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING as NORMS_KNOWN
+
+    kind = settings.peft_type.value
+    if kind == "ADAPTION_PROMPT" and settings.adapter_layers is None:
+        settings.adapter_layers = model.config.num_hidden_layers
+    elif kind == "LN_TUNING" and settings.target_modules is None and model.config.model_type not in NORMS_KNOWN:
+        norms = {name.rpartition(".")[2] for name, one in model.named_modules() if type(one).__name__.endswith("Norm")}
+        settings.target_modules = norms
+    elif kind == "IA3" and settings.target_modules is None and model.config.model_type not in IA3_KNOWN:
+        raise ConfigError(
+            f"adapter.method=ia3: PEFT knows no usual layers of {model.config.model_type} models; set "
+            "adapter.target_modules, and adapter.extra.feedforward_modules for those of them that lead out of an MLP"
+        )
+
+
+def _train_in_float32(model: PeftModel) -> None:
+    """Hold what is trained in float32 where PEFT leaves it in the base's dtype: heads and norms.
+
+    PEFT's cast also makes AdaLoRA's count of ranks trainable, which it then does not save; it is frozen again.
+    """
+    import torch
+
+    half = (torch.bfloat16, torch.float16)
+    for name, value in model.named_parameters():
+        if ".ranknum." in name:
+            value.requires_grad_(False)
+    for module in model.modules():
+        own = [one for one in module.parameters(recurse=False) if one.dtype in half]
+        leaf = not list(module.children()) and not isinstance(module, torch.nn.Embedding)
+        if leaf and any(one.requires_grad for one in own):
+            dtype = own[0].dtype
+            module.float()
+            module.register_forward_pre_hook(_inputs_to_float32)
+            module.register_forward_hook(functools.partial(_output_to, dtype))
+
+
+def _answer_in_one_dtype(model: PeftModel) -> None:
+    """Let adapted layers answer in the dtype they are asked in: on quantized weights some of PEFT's give float32."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.register_forward_hook(_output_as_input)
+
+
+def _inputs_to_float32(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    import torch
+
+    return tuple(one.float() if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in inputs)
+
+
+def _output_to(dtype: torch.dtype, module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    return output.to(dtype)
+
+
+def _output_as_input(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    import torch
+
+    given = inputs[0] if inputs else None
+    if isinstance(output, torch.Tensor) and isinstance(given, torch.Tensor) and given.is_floating_point():
+        return output.to(given.dtype)
+    return output

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from peftkit.adapter.methods import find_method
 from peftkit.adapter.passport import Passport
-from peftkit.evaluate.names import METRICS
 from peftkit.rundir import write_text
 
 # What makes a list, a rule or a heading where a line begins with it.
@@ -27,10 +27,14 @@ def write_card(folder: Path, passport: Passport) -> None:
         keep_trailing_newline=True,
         finalize=markdown,
     )
-    names = {name: METRICS[name][0] if name in METRICS else name for name in passport.after}
-    template = environment.get_template("card.md.j2")
-    card = template.render(passport=passport, names=names, percent=lambda value: f"{100 * value:.1f}%")
+    card = environment.get_template("card.md.j2").render(
+        passport=passport, method=find_method(passport.config.adapter.method).title, figure=_figure
+    )
     write_text(folder / "README.md", card)
+
+
+def _figure(value: float | None, percent: bool) -> str:
+    return "not defined" if value is None else f"{100 * value:.1f}%" if percent else f"{value:.4g}"
 
 
 def markdown(value: Any) -> Any:

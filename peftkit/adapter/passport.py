@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
-from peftkit.config import Quantization, RunConfig
+from peftkit.config import RunConfig
 from peftkit.errors import AdapterError
 from peftkit.rundir import write_text
 
@@ -31,7 +31,7 @@ class Base(_Part):
     revision: str | None
     architecture: str
     fingerprint: str = Field(description="sha256 over all tensors (peftkit.model.fingerprint)")
-    quantization: Quantization
+    quantization: str = Field(description="how its weights were held in training")
     dtype: str = Field(description="dtype of unquantized weights and of computation in training")
 
 
@@ -56,6 +56,7 @@ class Passport(_Part):
     before: dict[str, Any]
     after: dict[str, Any]
     difference: dict[str, Any]
+    metrics: dict[str, dict[str, Any]] = Field(description="what each metric is called, and which way is better")
     versions: dict[str, str]
     files: dict[str, str] = Field(description="sha256 of the adapter's files")
 

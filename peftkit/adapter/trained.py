@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 from peftkit import machine
 from peftkit.adapter.attach import load_adapter
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
-from peftkit.data.encode import PLAIN_TEMPLATE, Encoder
+from peftkit.data.encode import PLAIN_TEMPLATE
+from peftkit.data.encoders import make_encoder
+from peftkit.data.examples import RowEncoder
 from peftkit.errors import AdapterError
-from peftkit.evaluate.answers import Answer, answer
+from peftkit.evaluate.answers import Answer
+from peftkit.evaluate.ask import answer_examples, prompt_example
+from peftkit.model.family import Family, family_of
 from peftkit.model.fingerprint import fingerprint, text_hash, tokenizer_hash
 from peftkit.model.load import find_model, load_model, load_tokenizer
 
@@ -25,7 +29,8 @@ class Trained:
     """A base model with its adapter, and the encoder that writes prompts as training did."""
 
     model: PeftModel
-    encoder: Encoder
+    family: Family
+    encoder: RowEncoder
     passport: Passport
 
     def predict(self, texts: Sequence[str]) -> list[Answer]:
@@ -34,18 +39,10 @@ class Trained:
         Args:
             texts: One text each; it stands for the prompt's first column.
         """
-        names = self.encoder.required_columns()
-        room = self.passport.config.evaluate.max_new_tokens
-        columns = [dict.fromkeys(names, "") | {names[0]: text} for text in texts]
-        return answer(
-            self.model,
-            self.encoder.tokenizer,
-            [self.encoder.prompt_ids(one, room=room) for one in columns],
-            label_ids=self.encoder.label_ids(),
-            end_ids=self.encoder.end_ids,
-            max_new_tokens=room,
-            batch_size=self.passport.config.evaluate.batch_size,
-        )
+        config = self.passport.config
+        room = config.evaluate.max_new_tokens
+        examples = [prompt_example(self.encoder, text, room=room) for text in texts]
+        return answer_examples(self.model, self.family, self.encoder, examples, config)
 
 
 def open_adapter(folder: Path, progress: Callable[[str], None] | None = None) -> Trained:
@@ -73,17 +70,13 @@ def open_adapter(folder: Path, progress: Callable[[str], None] | None = None) ->
             f"the adapter in '{folder}' was trained on other weights than those of '{config.path}' here; "
             "use the base model that its passport names"
         )
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, config.extra)
     if tokenizer_hash(tokenizer) != passport.tokenizer.vocabulary_sha256:
         raise AdapterError(f"the adapter in '{folder}' was trained with another tokenizer than that of '{config.path}'")
     template = passport.tokenizer.template
     if text_hash(template) != passport.tokenizer.template_sha256:
         raise AdapterError(f"the chat template in the passport of '{folder}' was changed; fetch the adapter again")
     tokenizer.chat_template = None if template == PLAIN_TEMPLATE else template
-    encoder = Encoder(
-        tokenizer,
-        passport.config.task,
-        max_length=passport.config.train.max_length,
-        template_kwargs=config.chat_template_kwargs,
-    )
-    return Trained(load_adapter(load_model(source, config), folder), encoder, passport)
+    family = family_of(source, passport.config)
+    encoder = make_encoder(family, tokenizer, passport.config)
+    return Trained(load_adapter(load_model(source, passport.config, family), folder), family, encoder, passport)

@@ -5,27 +5,26 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn
 
-from peftkit.data.rows import BadRow, Row, shown
-from peftkit.data.text import MAX_ROW_BYTES, Line, name_of, refuse, split_lines, too_long
+from peftkit.data.rows import BadRow, Input, Row, shown
+from peftkit.data.text import MAX_ROW_BYTES, Line, split_lines, too_long
 
 
-def read_csv(path: Path, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
+def read_csv(source: Input, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
     """Read rows of fields with commas between them."""
-    return _separated(path, chunks, ",")
+    return _separated(source, chunks, ",")
 
 
-def read_tsv(path: Path, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
+def read_tsv(source: Input, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
     """Read rows of fields with tabs between them."""
-    return _separated(path, chunks, "\t")
+    return _separated(source, chunks, "\t")
 
 
-def _separated(path: Path, chunks: Iterator[bytes], delimiter: str) -> Iterator[Row | BadRow]:
+def _separated(source: Input, chunks: Iterator[bytes], delimiter: str) -> Iterator[Row | BadRow]:
     # The limit is the csv module's own for the whole process; it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES * 2))
-    lines = _CsvLines(path, split_lines(chunks))
+    lines = _CsvLines(source, split_lines(chunks))
     records = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
     empty = True
@@ -42,13 +41,13 @@ def _separated(path: Path, chunks: Iterator[bytes], delimiter: str) -> Iterator[
             fields = []
         if not columns:
             if lines.problem:
-                refuse(path, f"has a header that cannot be read: {lines.problem}", "correct its first row")
-            columns = [] if lines.blank else _check_header(path, fields, delimiter)
+                source.refuse(f"has a header that cannot be read: {lines.problem}", "correct its first row")
+            columns = [] if lines.blank else _check_header(source, fields, delimiter)
             continue
         if lines.problem is None and lines.blank:
             continue
         empty = False
-        where = f"{name_of(path)}:{lines.first}"
+        where = f"{source.name}:{lines.first}"
         if lines.problem is None and len(fields) != len(columns):
             lines.problem = f"{len(fields)} fields where the header names {len(columns)}"
         if lines.problem is None:
@@ -58,14 +57,14 @@ def _separated(path: Path, chunks: Iterator[bytes], delimiter: str) -> Iterator[
             yield BadRow(where, None, lines.problem + span)
     if empty:
         what = "has a header but no rows" if columns else "is empty"
-        refuse(path, what, "write a header with the columns' names, and the rows below it")
+        source.refuse(what, "write a header with the columns' names, and the rows below it")
 
 
 class _CsvLines:
     """Feeds lines to `csv.reader`, and remembers what it cannot say: where a row began and what was wrong with it."""
 
-    def __init__(self, path: Path, lines: Iterator[Line]) -> None:
-        self._path = path
+    def __init__(self, source: Input, lines: Iterator[Line]) -> None:
+        self._source = source
         self._lines = lines
         self.ended = False
         self.last = 0
@@ -104,20 +103,20 @@ class _CsvLines:
     def refuse_open_quote(self, limit: str) -> NoReturn:
         # Not one bad row: all the rows behind the quote would be lost with it.
         what = f"has a quoted field in the row at line {self.first} that does not end before {limit}"
-        refuse(self._path, what, "close the quote, or double it where it is part of the text")
+        self._source.refuse(what, "close the quote, or double it where it is part of the text")
 
 
-def _check_header(path: Path, fields: list[str], delimiter: str) -> list[str]:
+def _check_header(source: Input, fields: list[str], delimiter: str) -> list[str]:
     columns = [field.strip() for field in fields]
     if "" in columns:
         what = f"gives no name to column {columns.index('') + 1}"
-        refuse(path, what, "name it in the header, or write the file without row numbers")
+        source.refuse(what, "name it in the header, or write the file without row numbers")
     twice, count = Counter(columns).most_common(1)[0]
     if count > 1:
-        refuse(path, f"has {count} columns named {shown(twice)}", "rename them in the header")
+        source.refuse(f"has {count} columns named {shown(twice)}", "rename them in the header")
     if len(columns) == 1:
         for other in {",", ";", "\t"} - {delimiter}:
             if other in columns[0]:
                 want = "commas (.csv) or tabs (.tsv)"
-                refuse(path, f"seems to be separated by {other!r}: its header is {shown(columns[0])}", f"use {want}")
+                source.refuse(f"seems to be separated by {other!r}: its header is {shown(columns[0])}", f"use {want}")
     return columns

@@ -1,4 +1,4 @@
-"""How a row becomes token ids: prompt and completion, encoded apart and joined.
+"""How a row becomes token ids for a model that writes its answer: prompt and completion, encoded apart and joined.
 
 The prompt is encoded alone, exactly as `predict` does, so that training and use see the same ids whatever a tokenizer
 would merge across the border. The completion ends with the token that ends the model's turn, and nothing after that
@@ -13,38 +13,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peftkit.config import TaskConfig
+from peftkit.data.examples import Example, ids_shared
+from peftkit.data.rows import Row
+from peftkit.data.template import Encoded, Message, Template
 from peftkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 _COLUMN = re.compile(r"\{(\w+)\}")
-_VEILED = re.compile("\ue000([0-9]+)\ue001")  # private-use characters, which no template writes
 PLAIN_TEMPLATE = "plain"
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row, ready for the model.
-
-    Attributes:
-        where: Place of the row in its source, such as `reviews.csv:17`.
-        columns: The row's columns, by the recipe's names.
-        expected: Text of the completion.
-        prompt_ids: Token ids of everything before the completion.
-        completion_ids: Token ids that are trained; the last one ends the turn.
-        truncated: Whether text was cut to fit.
-    """
-
-    where: str
-    columns: Mapping[str, str]
-    expected: str
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    truncated: bool
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.completion_ids)
+_ASKS = "Answer:"  # the end of a prompt where there is no template
 
 
 def placeholders(template: str) -> tuple[str, ...]:
@@ -76,15 +56,19 @@ class Encoder:
         self.tokenizer = tokenizer
         self.task = task
         self.max_length = max_length
-        self._template_kwargs = dict(template_kwargs or {})
-        added = tokenizer.added_tokens_decoder
-        self._specials = {place for place, token in added.items() if token.special} | set(tokenizer.all_special_ids)
-        self._controls = sorted(tokenizer.convert_ids_to_tokens(sorted(self._specials)), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, self._controls)))
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"the tokenizer '{tokenizer.name_or_path}' has no end token, so no answer could end")
+        self._written = Template(tokenizer, arguments=template_kwargs)
+        starts = tokenizer.bos_token_id
+        # A chat template writes the start token itself.
+        self._start = [] if tokenizer.chat_template or starts is None else [starts]
         blank = dict.fromkeys(self.required_columns(), "")
-        self._label_ids = {label: self._completion_ids(blank, label) for label in task.labels or ()}
+        self._label_ids: dict[str, list[int]] = {}
+        labels = list(task.labels or ())
+        prompt = self._prompt_text(blank)
+        self._label_ids = dict(
+            zip(labels, self._completions([blank] * len(labels), [prompt] * len(labels), labels), strict=True)
+        )
 
     @property
     def template(self) -> str:
@@ -94,7 +78,7 @@ class Encoder:
     @property
     def end_ids(self) -> frozenset[int]:
         """Ids of the tokens that end an answer."""
-        return frozenset(self._specials | {self.tokenizer.eos_token_id})
+        return frozenset(self._written.special_ids | {self.tokenizer.eos_token_id})
 
     def label_ids(self) -> dict[str, list[int]]:
         """Return each allowed label's token ids, its end token included."""
@@ -104,101 +88,142 @@ class Encoder:
         """Return the columns that the prompt asks for."""
         return placeholders(self.task.prompt)
 
-    def encode(self, where: str, columns: Mapping[str, str]) -> Example:
-        """Encode a row for training, cutting its longest column if it does not fit.
+    def split_text(self, columns: Mapping[str, Any]) -> str:
+        """Return what tells a row from others: its columns in the prompt."""
+        return "\n".join(columns[name] for name in self.required_columns())
+
+    def encode_rows(self, rows: Sequence[Row]) -> list[list[Example]]:
+        """Encode rows for training, each as one example, cutting the longest column of one that does not fit.
 
         Raises:
-            DataError: The row does not fit even without its text.
+            DataError: A row does not fit even without its text.
         """
-        expected = _fill(self.task.completion, columns)
-        completion = self._label_ids.get(expected) or self._completion_ids(columns, expected)
-        prompt, truncated = self._fit(where, columns, len(completion))
-        return Example(where, columns, expected, prompt, completion, truncated)
+        columns = [row.values for row in rows]
+        prompts = [self._prompt_text(one) for one in columns]
+        expected = [_fill(self.task.completion, one) for one in columns]
+        completions = self._completions(columns, prompts, expected)
+        fitted = self._fit([row.where for row in rows], columns, prompts, [len(ids) for ids in completions])
+        return [
+            [Example(row.where, row.values, answer, ids_shared(prompt), ids_shared(completion), truncated)]
+            for row, answer, completion, (prompt, truncated) in zip(rows, expected, completions, fitted, strict=True)
+        ]
+
+    def encode(self, where: str, columns: Mapping[str, str]) -> Example:
+        """Encode one row, as `encode_rows` does."""
+        return self.encode_rows([Row(where, dict(columns))])[0][0]
 
     def prompt_ids(self, columns: Mapping[str, str], *, room: int = 0) -> list[int]:
         """Encode a row's prompt for an answer of at most `room` tokens."""
-        return self._fit("the input", columns, room)[0]
+        return self._fit(["the input"], [columns], [self._prompt_text(columns)], [room])[0][0]
 
-    def _prompt(self, columns: Mapping[str, str]) -> list[int]:
-        ids = self._encode(self._prompt_text(columns))
-        starts = self.tokenizer.bos_token_id
-        # A chat template writes the start token itself.
-        return ids if self.tokenizer.chat_template or starts is None else [starts, *ids]
-
-    def _fit(self, where: str, columns: Mapping[str, str], taken: int) -> tuple[list[int], bool]:
-        ids = self._prompt(columns)
-        if len(ids) + taken <= self.max_length:
-            return ids, False
+    def _fit(
+        self, wheres: Sequence[str], columns: Sequence[Mapping[str, str]], texts: Sequence[str], taken: Sequence[int]
+    ) -> list[tuple[list[int], bool]]:
+        """Return each row's prompt ids, and whether text was cut so that they leave `taken` tokens of room."""
+        room = [self.max_length - one - len(self._start) for one in taken]
+        encoded = self._written.encode_all(texts)
+        fitted = [(self._start + one.ids, False) for one in encoded]
+        long = [place for place, one in enumerate(encoded) if len(one.ids) > room[place]]
+        if not long:
+            return fitted
         names = self.required_columns()
-        name = max(names, key=lambda column: len(columns[column])) if names else None
-        without = len(self._prompt({**columns, name: ""})) if name else len(ids)
-        if without + taken > self.max_length or name is None:
-            raise DataError(
-                f"{where}: the prompt needs {without} tokens before any text and the answer {taken}, "
-                f"which is more than train.max_length={self.max_length}; raise train.max_length"
-            )
-        text = columns[name]
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        keep = min(self.max_length - taken - without, len(offsets))
-        while keep > 0:  # a cut can change how the border is encoded, by a token or two
-            ids = self._prompt({**columns, name: text[: offsets[keep - 1][1]]})
-            if len(ids) + taken <= self.max_length:
-                return ids, True
-            keep -= 1
-        return self._prompt({**columns, name: ""}), True
+        name = {p: max(names, key=lambda column: len(columns[p][column])) if names else "" for p in long}
+        blank = {p: self._prompt_text({**columns[p], name[p]: ""}) for p in long}
+        without = {text: len(self._written.encode(text)) for text in set(blank.values())}
+        for place in long:
+            if without[blank[place]] > room[place]:
+                raise DataError(
+                    f"{wheres[place]}: the prompt needs {without[blank[place]] + len(self._start)} tokens before any "
+                    f"text and the answer {taken[place]}, which is more than train.max_length={self.max_length}; raise "
+                    "train.max_length"
+                )
+        cuts = {
+            p: _Cut.inside(encoded[p], texts[p], columns[p][name[p]], len(encoded[p].ids) - room[p])
+            or self._cut_alone(columns[p][name[p]], room[p] - without[blank[p]])
+            for p in long
+        }
+        while long:  # a cut can change how the border is encoded, by a token or two
+            shorter = [self._prompt_text({**columns[p], name[p]: cuts[p].kept()}) for p in long]
+            for place, one in zip(long, self._written.encode_all(shorter), strict=True):
+                fitted[place] = (self._start + one.ids, True)
+                cuts[place].last -= 1
+            long = [place for place in long if len(fitted[place][0]) - len(self._start) > room[place]]
+        return fitted
 
-    def _messages(self, columns: Mapping[str, str]) -> list[dict[str, str]]:
+    def _cut_alone(self, text: str, keep: int) -> _Cut:
+        """Cut a text to so many tokens of its own: one that a template changes, or writes several times."""
+        encoded = self._written.encode_pieces([text], plain=True)[0]
+        if encoded.offsets is None:
+            raise ConfigError(
+                f"the tokenizer '{self.tokenizer.name_or_path}' does not say which characters a token stands for, so "
+                "no text can be cut; raise train.max_length until every row fits"
+            )
+        return _Cut(text, encoded.offsets, 0, 0, min(keep, len(encoded.ids)) - 1)
+
+    def _messages(self, columns: Mapping[str, str]) -> list[Message]:
         labels = ", ".join(self.task.labels or ())
         system = self.task.system and self.task.system.replace("{labels}", labels)
-        user = {"role": "user", "content": _fill(self.task.prompt, self._veil_all(columns))}
+        user = {"role": "user", "content": _fill(self.task.prompt, self._written.veil(columns))}
         return [{"role": "system", "content": system}, user] if system else [user]
 
     def _prompt_text(self, columns: Mapping[str, str]) -> str:
         messages = self._messages(columns)
         if self.tokenizer.chat_template:
-            return self._apply(messages, add_generation_prompt=True)
-        return "\n\n".join(message["content"] for message in messages) + "\n\nAnswer:"
+            return self._write(messages, answer=True)
+        return "\n\n".join([*(message["content"] for message in messages), _ASKS])
 
-    def _completion_ids(self, columns: Mapping[str, str], answer: str) -> list[int]:
-        answer = self._veil(answer)
+    def _completions(
+        self, columns: Sequence[Mapping[str, str]], prompts: Sequence[str], answers: Sequence[str]
+    ) -> list[list[int]]:
+        """Return each answer's token ids, the one that ends the turn last, as a model generates them after a prompt."""
+        free = [place for place, answer in enumerate(answers) if answer not in self._label_ids]
+        turns = [self._turn(columns[p], prompts[p], self._written.veil(answers[p])) for p in free]
+        before = [prompts[p] if self.tokenizer.chat_template else _ASKS for p in free]
+        found = dict(zip(free, self._written.encode_after(turns, before), strict=True))
+        return [found[place] if place in found else self._label_ids[answer] for place, answer in enumerate(answers)]
+
+    def _turn(self, columns: Mapping[str, str], prompt: str, answer: str) -> str:
+        """Return an answer as the template writes it, up to the token that ends it."""
         if not self.tokenizer.chat_template:
-            return [*self._encode(f" {answer}"), self.tokenizer.eos_token_id]
-        messages = self._messages(columns)
-        prompt = self._apply(messages, add_generation_prompt=True)
-        full = self._apply([*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
+            return f" {answer}{self.tokenizer.eos_token}"
+        full = self._write([*self._messages(columns), {"role": "assistant", "content": answer}])
         # Templates that write an answer of the past differently from one to come leave only the answer itself.
         written = full[len(prompt) :] if full.startswith(prompt) else answer
         stop = written.rfind(answer.strip()) + len(answer.strip())
-        ids, rest = self._encode(written[:stop]), self._encode(written[stop:])
-        end = next((place for place, token in enumerate(rest) if token in self._specials), None)
-        return [*ids, self.tokenizer.eos_token_id] if end is None else [*ids, *rest[: end + 1]]
+        return written[:stop] + self._written.end_of(written[stop:])
 
-    def _apply(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    def _write(self, messages: Sequence[Message], *, answer: bool = False) -> str:
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **self._template_kwargs
-            )
-        except Exception as error:  # a template is a program of the model's author and may fail in any way
+            return self._written.write(messages, answer=answer)
+        except ConfigError as error:
             raise ConfigError(
-                f"the chat template of '{self.tokenizer.name_or_path}' refuses this conversation: {error}; "
-                "a template without a system role needs the instruction in task.prompt and task.system=null"
+                f"{error}; a template without a system role needs the instruction in task.prompt and task.system=null"
             ) from error
-        return str(text)
 
-    def _veil_all(self, columns: Mapping[str, str]) -> dict[str, str]:
-        return {name: self._veil(text) for name, text in columns.items()}
 
-    def _veil(self, text: str) -> str:
-        """Mark control tokens that stand in a row's own text, so that `_encode` takes them for plain text."""
-        return self._control.sub(lambda found: f"\ue000{self._controls.index(found[0])}\ue001", text)
+@dataclass
+class _Cut:
+    """Where a text is cut: after its token `last`, of an encoding in which it begins at `start`, with token `first`."""
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for number, piece in enumerate(_VEILED.split(text)):
-            veiled = bool(number % 2)  # every second piece is the number between two marks
-            written = self._controls[int(piece)] if veiled else piece
-            ids += self.tokenizer(written, add_special_tokens=False, split_special_tokens=veiled)["input_ids"]
-        return ids
+    text: str
+    offsets: Encoding
+    start: int
+    first: int
+    last: int
+
+    @classmethod
+    def inside(cls, encoded: Encoded, prompt: str, text: str, surplus: int) -> _Cut | None:
+        """Cut so many tokens off a text inside an encoded prompt; None where it does not stand there once as it is."""
+        if encoded.offsets is None or not text or prompt.count(text) != 1:
+            return None
+        start = prompt.index(text)
+        first, last = (encoded.offsets.char_to_token(place) for place in (start, start + len(text) - 1))
+        return None if first is None or last is None else cls(text, encoded.offsets, start, first, last - surplus)
+
+    def kept(self) -> str:
+        """Return the text up to there."""
+        span = self.offsets.token_to_chars(self.last) if self.last >= self.first else None
+        return self.text[: span[1] - self.start] if span else ""
 
 
 def _fill(template: str, columns: Mapping[str, str]) -> str:

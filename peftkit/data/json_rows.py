@@ -8,11 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from peftkit.data.rows import BadRow, Row, shown
-from peftkit.data.text import MAX_ROW_BYTES, name_of, refuse, split_lines, too_long
+from peftkit.data.rows import BadRow, Input, Row, shown
+from peftkit.data.text import MAX_ROW_BYTES, split_lines, too_long
 
 MAX_JSON_BYTES = 2**30
 """Largest .json file, which is held in memory whole; JSON lines are not."""
@@ -22,7 +21,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_json_lines(path: Path, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
+def read_json_lines(source: Input, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
     """Read one JSON object from each line."""
     decoder = _JsonDecoder()
     empty = True
@@ -30,9 +29,9 @@ def read_json_lines(path: Path, chunks: Iterator[bytes]) -> Iterator[Row | BadRo
         if line is not None and not line.strip():
             continue
         empty = False
-        yield _json_line(f"{name_of(path)}:{number}", line, decoder)
+        yield _json_line(f"{source.name}:{number}", line, decoder)
     if empty:
-        refuse(path, "holds no rows", "write one JSON object on each line")
+        source.refuse("holds no rows", "write one JSON object on each line")
 
 
 def _json_line(where: str, line: bytes | None, decoder: _JsonDecoder) -> Row | BadRow:
@@ -53,37 +52,37 @@ def _json_line(where: str, line: bytes | None, decoder: _JsonDecoder) -> Row | B
     return decoder.row(where, value)
 
 
-def read_json(path: Path, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
+def read_json(source: Input, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
     """Read the objects of one array, held in memory whole."""
     content = bytearray()
     for chunk in chunks:
         content += chunk
         if len(content) > MAX_JSON_BYTES:
-            refuse(path, f"is larger than {MAX_JSON_BYTES:,} bytes", "write it as .jsonl, which is read row by row")
+            source.refuse(f"is larger than {MAX_JSON_BYTES:,} bytes", "write it as .jsonl, which is read row by row")
     # An invalid byte becomes a lone surrogate here, so that it costs its own row and no other.
     text = content.decode("utf-8", "surrogateescape")
     del content
     decoder = _JsonDecoder()
     if not text.strip():
-        refuse(path, "is empty", "write an array of JSON objects")
+        source.refuse("is empty", "write an array of JSON objects")
     try:
-        yield from _json_elements(path, text, decoder)
+        yield from _json_elements(source, text, decoder)
     except json.JSONDecodeError as error:
         what = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        refuse(path, what, "correct it there")
+        source.refuse(what, "correct it there")
     except RecursionError:
-        refuse(path, "is nested too deeply", "write an array of JSON objects")
+        source.refuse("is nested too deeply", "write an array of JSON objects")
 
 
-def _json_elements(path: Path, text: str, decoder: _JsonDecoder) -> Iterator[Row | BadRow]:
-    start, inside_object = _find_array(path, text, decoder)
+def _json_elements(source: Input, text: str, decoder: _JsonDecoder) -> Iterator[Row | BadRow]:
+    start, inside_object = _find_array(source, text, decoder)
     position = _skip_space(text, start + 1)
     place = _Place(text)
     index = 0
     while index or text[position : position + 1] != "]":
         begin = position
         value, position = decoder.value_at(text, begin)
-        where = f"{name_of(path)}[{index}]"
+        where = f"{source.name}[{index}]"
         invalid = _SURROGATE.search(text, begin, position)
         if position - begin > MAX_ROW_BYTES:
             yield too_long(where)
@@ -102,10 +101,10 @@ def _json_elements(path: Path, text: str, decoder: _JsonDecoder) -> Iterator[Row
     if end != len(text) and not inside_object:
         raise json.JSONDecodeError("Extra data", text, end)
     if not index:
-        refuse(path, "holds no rows", "write an array of JSON objects")
+        source.refuse("holds no rows", "write an array of JSON objects")
 
 
-def _find_array(path: Path, text: str, decoder: _JsonDecoder) -> tuple[int, bool]:
+def _find_array(source: Input, text: str, decoder: _JsonDecoder) -> tuple[int, bool]:
     """Return where the array of rows begins, and whether it is a member of an object."""
     start = _skip_space(text, 0)
     if text[start : start + 1] == "[":
@@ -113,9 +112,9 @@ def _find_array(path: Path, text: str, decoder: _JsonDecoder) -> tuple[int, bool
     value, end = decoder.value_at(text, start)
     if (end := _skip_space(text, end)) != len(text):
         what = f"holds more than one JSON value (line {text.count(chr(10), 0, end) + 1})"
-        refuse(path, what, "write an array of JSON objects, or name the file .jsonl if each line is one object")
+        source.refuse(what, "write an array of JSON objects, or name the file .jsonl if each line is one object")
     if not isinstance(value, dict) or sum(isinstance(member, list) for member in value.values()) != 1:
-        refuse(path, "is neither an array of objects nor an object with one array", "write an array of JSON objects")
+        source.refuse("is neither an array of objects nor an object with one array", "write an array of JSON objects")
     position = start
     while True:  # the object was decoded above: its punctuation is where it belongs
         _, position = decoder.value_at(text, _skip_space(text, position + 1))

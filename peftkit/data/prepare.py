@@ -1,27 +1,27 @@
-"""From a source of rows to encoded examples in three splits, and the data check that says what was found.
+"""From rows to encoded examples in three splits, and the data check that says what was found.
 
 Every row is accounted for: read = kept + truncated + rejected.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from peftkit.config import RunConfig
-from peftkit.data.columns import choose_columns
-from peftkit.data.encode import Encoder, Example
+from peftkit.data.examples import Example, RowEncoder
+from peftkit.data.quality import quality_report
+from peftkit.data.read import Found, refuse_too_many
 from peftkit.data.rows import BadRow, Row
-from peftkit.data.sources import read_rows
 from peftkit.data.splits import assign_splits, near_duplicate_groups, order_by_hash
+from peftkit.data.token_cache import Encoded, Progress, encode_cached
 from peftkit.errors import DataError
-from peftkit.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
 _REPORTED_REJECTIONS = 100
@@ -38,137 +38,92 @@ class Prepared:
     report: dict[str, Any]
 
 
-def prepare_data(config: RunConfig, recipe: Recipe, encoder: Encoder) -> Prepared:
-    """Read, check, split and encode the rows of a run.
+def prepare_data(config: RunConfig, found: Found, encoder: RowEncoder, progress: Progress | None = None) -> Prepared:
+    """Split and encode the rows of a run.
+
+    Args:
+        config: The run's configuration.
+        found: Its rows.
+        encoder: Writes rows as token ids.
+        progress: Told how many rows are encoded, of how many.
 
     Raises:
-        DataError: A file or row is not usable, held-out rows also stand among the training rows, or none are left.
+        DataError: Too many rows are not usable, held-out rows also stand among the training rows, or none are left.
     """
-    rows, bad, left_out = _read(config, recipe, config.data.path)
-    rows, bad_labels = _with_labels(rows, config)
-    bad += bad_labels
-    held_out: list[Row] = []
-    if config.data.test_path:
-        held_out, bad_held_out, _ = _read(config, recipe, config.data.test_path)
-        held_out, bad_labels = _with_labels(held_out, config)
-        bad += bad_held_out + bad_labels
-    usable = rows + held_out
-    _refuse_too_many(bad, len(bad) + len(usable), config)
-    if not usable and bad:
-        raise DataError(f"none of {len(bad)} rows can be used; mend them; the first is {bad[0].sentence()}")
-    if not usable:
-        raise DataError("there are no rows to use; give a file with at least a few dozen rows")
-
-    texts = ["\n".join(row.values[name] for name in encoder.required_columns()) for row in usable]
-    groups = near_duplicate_groups(texts)
-    split_of = _split(config, usable, texts, groups, held_out_from=len(rows))
-    examples = [encoder.encode(row.where, row.values) for row in usable]
+    usable = found.rows + found.held_out
+    with ThreadPoolExecutor(1) as beside:  # encoding is work of the tokenizer's own threads
+        looking = beside.submit(_look, config, found, encoder)
+        encoded_or_bad = encode_cached(encoder, usable, config, progress)
+        looked = looking.result()
+    if any(isinstance(one, BadRow) for one in encoded_or_bad):
+        found = _without(config, found, encoded_or_bad)
+        usable = found.rows + found.held_out
+        looked = _look(config, found, encoder)
+    encoded = [one for one in encoded_or_bad if isinstance(one, list)]
+    texts, groups, split_of = looked.texts, looked.groups, looked.split_of
     chosen = _choose(config, texts, split_of)
-    splits = {name: [examples[place] for place in chosen[name]] for name in SPLITS}
+    weighted = {**chosen, "train": _seen(chosen["train"], found.origins, config.data.weights)}
+    splits = {name: _examples(config, weighted[name], usable, encoded, _limit(config, name)) for name in SPLITS}
     if not splits["train"]:
         raise DataError(f"no training rows are left of {len(usable)}; give more rows, or a smaller data.test_fraction")
 
-    truncated = sum(example.truncated for example in examples)
+    truncated = sum(any(example.truncated for example in examples) for examples in encoded)
     trained_groups = {groups[place] for place in chosen["train"]}
     report = {
-        "source": _source(config, recipe),
-        "read": len(usable) + len(bad),
+        "source": found.source,
+        "format": found.format,
+        "read": len(usable) + len(found.bad),
         "kept": len(usable) - truncated,
         "truncated": truncated,
-        "rejected": len(bad),
-        "left_out": left_out,
-        "rejections": [_rejection(row) for row in bad[:_REPORTED_REJECTIONS]],
+        "rejected": len(found.bad),
+        "left_out": found.left_out,
+        "rejections": [_rejection(row) for row in found.bad[:_REPORTED_REJECTIONS]],
         "available": dict(Counter(split_of)),
         "splits": {name: _describe(splits[name], config) for name in SPLITS},
+        "quality": looked.quality,
         "near_duplicates": len(groups) - len(set(groups)),
         "overlap": sum(groups[place] in trained_groups for place in chosen["test"]),
-        "fully_masked": sum(not example.completion_ids for example in examples),
-        "end_token_trained": all(_ends(example, encoder) for example in examples),
+        "fully_masked": sum(not example.trained_tokens and example.target is None for example in splits["train"]),
+        "end_token_trained": _end_is_trained(splits["train"], config, encoder),
         "length_histogram": _histogram(splits["train"]),
         "example": {"tokens": _tokens(splits["train"][0], encoder)},
     }
-    return Prepared(splits["train"], splits["validation"], splits["test"], bad, report)
+    return Prepared(splits["train"], splits["validation"], splits["test"], found.bad, report)
 
 
-def _read(config: RunConfig, recipe: Recipe, path: str | None) -> tuple[list[Row], list[BadRow], int]:
-    """Return rows with the recipe's column names, bad rows, and how many the recipe leaves out on purpose."""
-    if path is None:
-        if recipe.embedded is None:
-            raise DataError(f"recipe '{recipe.name}' has no embedded data; give your rows with data.path=FILE")
-        given = list(recipe.embedded.rows())
-        rows = [
-            Row(f"{recipe.embedded.asset}:{number}", dict(values))
-            for number, values in enumerate(given, 1)
-            if values is not None
-        ]
-        return rows, [], len(given) - len(rows)
-    return *_rename(read_rows(Path(path)), config, recipe), 0
+@dataclass(frozen=True)
+class _Looked:
+    """What the rows' texts say of each other: groups of near-duplicates, splits that keep these together, quality."""
+
+    texts: list[str]
+    groups: list[int]
+    split_of: list[str]
+    quality: dict[str, Any]
 
 
-def _rename(found: Iterable[Row | BadRow], config: RunConfig, recipe: Recipe) -> tuple[list[Row], list[BadRow]]:
-    rows: list[Row] = []
-    bad: list[BadRow] = []
-    mapping: dict[str, str] | None = None
-    for row in found:
-        if isinstance(row, BadRow):
-            bad.append(row)
-            continue
-        if mapping is None:
-            mapping = choose_columns(list(row.values), recipe.columns, config.data.columns)
-        renamed = _one(row, mapping)
-        (bad if isinstance(renamed, BadRow) else rows).append(renamed)  # type: ignore[arg-type]
-    return rows, bad
+def _look(config: RunConfig, found: Found, encoder: RowEncoder) -> _Looked:
+    rows = found.rows + found.held_out
+    texts = [encoder.split_text(row.values) for row in rows]
+    groups = near_duplicate_groups(texts)
+    split_of = _split(config, rows, texts, groups, held_out_from=len(found.rows))
+    quality = quality_report(texts, _single_labels(config, rows), [row.where for row in rows], groups)
+    return _Looked(texts, groups, split_of, quality)
 
 
-def _one(row: Row, mapping: Mapping[str, str]) -> Row | BadRow:
-    values: dict[str, Any] = {}
-    for wanted, name in mapping.items():
-        if name not in row.values or row.values[name] is None:
-            return BadRow(row.where, name, "missing")
-        value = row.values[name]
-        if not isinstance(value, str | int | float):
-            return BadRow(row.where, name, f"an {'array' if isinstance(value, list) else 'object'}, not text")
-        if not str(value).strip():
-            return BadRow(row.where, name, "empty")
-        values[wanted] = str(value).strip() if not isinstance(value, bool) else str(value).lower()
-    return Row(row.where, values)
-
-
-def _with_labels(rows: Sequence[Row], config: RunConfig) -> tuple[list[Row], list[BadRow]]:
-    """Write each label as the task names it; a row with another one is bad."""
-    if config.task.labels is None or "label" not in (rows[0].values if rows else {}):
-        return list(rows), []
-    names = {label.casefold(): label for label in config.task.labels}
-    names |= {given.casefold(): names[label.casefold()] for given, label in config.data.label_names.items()}
-    good: list[Row] = []
-    bad: list[BadRow] = []
-    for row in rows:
-        given = row.values["label"]
-        if given.casefold() in names:
-            good.append(Row(row.where, {**row.values, "label": names[given.casefold()]}))
-        else:
-            allowed = ", ".join(config.task.labels)
-            bad.append(
-                BadRow(
-                    row.where,
-                    "label",
-                    f"'{given}' is not one of {allowed}; name it with data.label_names.{given}=... or task.labels=...",
-                )
-            )
-    return good, bad
-
-
-def _refuse_too_many(bad: Sequence[BadRow], read: int, config: RunConfig) -> None:
-    if not bad:
-        return
-    if config.data.on_bad_row == "error":
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise DataError(f"{bad[0].sentence()}{more}; mend it, or leave bad rows out with data.on_bad_row=skip")
-    if len(bad) > config.data.max_bad_fraction * read:
-        raise DataError(
-            f"{len(bad)} of {read} rows are bad ({len(bad) / read:.1%}), more than data.max_bad_fraction="
-            f"{config.data.max_bad_fraction}; mend them or raise it; the first is {bad[0].sentence()}"
-        )
+def _without(config: RunConfig, found: Found, encoded: Sequence[Encoded]) -> Found:
+    """Count the rows that the encoder refuses among the bad ones."""
+    bad = found.bad + [one for one in encoded if isinstance(one, BadRow)]
+    refuse_too_many(bad, len(found.bad) + len(encoded), config)
+    keep = [isinstance(one, list) for one in encoded]
+    if not any(keep):
+        raise DataError(f"none of {len(bad)} rows can be used; mend them; the first is {bad[0].sentence()}")
+    return replace(
+        found,
+        rows=list(compress(found.rows, keep)),
+        held_out=list(compress(found.held_out, keep[len(found.rows) :])),
+        bad=bad,
+        origins=list(compress(found.origins, keep)),
+    )
 
 
 def _split(
@@ -191,31 +146,46 @@ def _split(
     return [*names, *["test"] * (len(rows) - held_out_from)]
 
 
+def _limit(config: RunConfig, split: str) -> int | None:
+    return {"train": config.data.train_rows, "validation": None, "test": config.evaluate.max_rows}[split]
+
+
 def _choose(config: RunConfig, texts: Sequence[str], split_of: Sequence[str]) -> dict[str, list[int]]:
     """Take the rows that are used of each split, in an order that does not depend on the file's."""
-    limits = {"train": config.data.train_rows, "validation": None, "test": config.evaluate.max_rows}
     chosen: dict[str, list[int]] = {name: [] for name in SPLITS}
     for place in order_by_hash(texts, "peftkit-order-1"):
-        limit = limits[split_of[place]]
+        limit = _limit(config, split_of[place])
         if limit is None or len(chosen[split_of[place]]) < limit:
             chosen[split_of[place]].append(place)
     return chosen
 
 
-def _source(config: RunConfig, recipe: Recipe) -> dict[str, Any]:
-    if config.data.path is None:
-        assert recipe.embedded is not None
-        return {"name": recipe.embedded.name, "asset": recipe.embedded.asset, "licence": recipe.embedded.licence}
-    files = [Path(path) for path in (config.data.path, config.data.test_path) if path]
-    return {
-        "name": files[0].name,
-        "files": [{"name": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files],
-    }
+def _seen(places: Sequence[int], origins: Sequence[int], weights: Sequence[float] | None) -> list[int]:
+    """Repeat or thin out the training rows of each source by its weight, in the order that they have."""
+    if weights is None:
+        return list(places)
+    seen: list[int] = []
+    for source, weight in enumerate(weights):
+        own = [place for place in places if origins[place] == source]
+        seen += own * int(weight) + own[: round(len(own) * (weight % 1))]
+    return seen
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _examples(
+    config: RunConfig,
+    places: Sequence[int],
+    rows: Sequence[Row],
+    encoded: Sequence[list[Example]],
+    limit: int | None,
+) -> list[Example]:
+    """Return the examples of rows, at most `limit`, with their weights."""
+    column = config.data.weight_column
+    examples = [
+        example if column is None else replace(example, weight=float(rows[place].values[column]))
+        for place in places
+        for example in encoded[place]
+    ]
+    return examples[:limit]
 
 
 def _rejection(row: BadRow) -> dict[str, Any]:
@@ -224,11 +194,14 @@ def _rejection(row: BadRow) -> dict[str, Any]:
 
 def _describe(examples: Sequence[Example], config: RunConfig) -> dict[str, Any]:
     lengths = [len(example) for example in examples]
-    trained = sum(len(example.completion_ids) for example in examples)
+    trained = sum(example.trained_tokens for example in examples)
     described: dict[str, Any] = {"rows": len(examples), "truncated": sum(example.truncated for example in examples)}
     if config.task.labels:
-        counts = Counter(example.expected for example in examples)
+        counts = Counter(label for example in examples for label in _labels(example, config))
         described["labels"] = {label: counts[label] for label in config.task.labels}
+    if config.task.kind == "regression" and examples:
+        scores = [float(example.expected) for example in examples]
+        described["scores"] = {"mean": float(np.mean(scores)), "low": min(scores), "high": max(scores)}
     if lengths:
         described["tokens"] = {
             "median": float(np.median(lengths)),
@@ -240,6 +213,18 @@ def _describe(examples: Sequence[Example], config: RunConfig) -> dict[str, Any]:
     return described
 
 
+def _single_labels(config: RunConfig, rows: Sequence[Row]) -> list[str] | None:
+    if config.task.kind != "classification" or config.task.multi_label:
+        return None
+    return [row.values["label"] for row in rows]
+
+
+def _labels(example: Example, config: RunConfig) -> list[str]:
+    if not config.task.multi_label:
+        return [example.expected]
+    return [label.strip() for label in example.expected.split(config.task.label_separator) if label.strip()]
+
+
 def _histogram(examples: Sequence[Example]) -> dict[str, list[int]]:
     counts, edges = np.histogram([len(example) for example in examples], bins="auto")
     if len(counts) > 40:
@@ -247,18 +232,25 @@ def _histogram(examples: Sequence[Example]) -> dict[str, list[int]]:
     return {"edges": [round(float(edge), 1) for edge in edges], "counts": [int(count) for count in counts]}  # type: ignore[misc]
 
 
-def _ends(example: Example, encoder: Encoder) -> bool:
-    return bool(example.completion_ids) and example.completion_ids[-1] in encoder.end_ids
+def _end_is_trained(examples: Sequence[Example], config: RunConfig, encoder: RowEncoder) -> bool | None:
+    """Whether every row trains the token that ends an answer; None where no answer is written to its end."""
+    if config.task.kind == "completion" or any(example.target is not None for example in examples):
+        return None
+    return all(example.trained_tokens > 0 and example.trained_ids[-1] in encoder.end_ids for example in examples)
 
 
-def _tokens(example: Example, encoder: Encoder) -> list[dict[str, Any]]:
+def _tokens(example: Example, encoder: RowEncoder) -> list[dict[str, Any]]:
     """Return an example's tokens as text, cut at borders of characters that need several tokens."""
     pieces: list[dict[str, Any]] = []
-    for ids, trained in ((example.prompt_ids, False), (example.completion_ids, True)):
-        shown = 0
-        for end in range(1, len(ids) + 1):
-            text = str(encoder.tokenizer.decode(ids[shown:end]))
-            if not text.endswith("\ufffd") or end == len(ids):
-                pieces.append({"text": text, "trained": trained})
-                shown = end
+    marks = [False] * len(example.prompt_ids) + list(example.trained or [True] * len(example.completion_ids))
+    ids = example.prompt_ids + example.completion_ids
+    begun, said = 0, ""  # decoded from the border on: some tokenizers write the blank before a word only then
+    for end in range(1, len(ids) + 1):
+        text = str(encoder.tokenizer.decode(ids[begun:end]))
+        border = end == len(ids) or marks[end] != marks[end - 1]
+        if (border or not text.endswith("\ufffd")) and len(text) > len(said):
+            pieces.append({"text": text[len(said) :], "trained": marks[end - 1]})
+            said = text
+        if border:
+            begun, said = end, ""
     return pieces

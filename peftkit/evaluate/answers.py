@@ -18,17 +18,48 @@ _PUNCTUATION = string.punctuation + string.whitespace
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row's answer.
+    """One row's answer: what was written, chosen or predicted, as far as the task has it.
 
     Attributes:
-        text: The generated text, without special tokens.
+        text: The generated text, without special tokens; of a head, the labels or the score as text.
         label: The allowed label that the text is, up to case and punctuation around it; None when it is none of them.
-        scores: Log-likelihood of each allowed label with its end token, in nats.
+        scores: Log-likelihood of each allowed label, in nats; for a model that writes, with its end token.
+        labels: Where a row can have several labels: those that were given; None when the text names another one.
+        value: The predicted score.
+        nll: Negative log-likelihood of the row's own trained tokens, in nats.
+        tokens: Number of those tokens.
+        hits: How many of them the model finds likeliest.
     """
 
-    text: str
+    text: str = ""
     label: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    value: float | None = None
+    nll: float = 0.0
+    tokens: int = 0
+    hits: int = 0
+
+    @property
+    def chosen(self) -> frozenset[str]:
+        """The labels that were given."""
+        if self.labels is not None:
+            return frozenset(self.labels)
+        return frozenset() if self.label is None else frozenset([self.label])
+
+    @property
+    def valid(self) -> bool:
+        """Whether the answer is made of allowed labels."""
+        return self.labels is not None or self.label is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return text, label or labels, scores and value as files hold them, without those that it has not."""
+        found: dict[str, Any] = {"answer": self.text}
+        if self.labels is not None:
+            found["labels"] = list(self.labels)
+        if self.scores:
+            found |= {"label": self.label, "scores": dict(self.scores)}
+        return found if self.value is None else {**found, "value": self.value}
 
     @property
     def likeliest(self) -> str | None:
@@ -45,6 +76,7 @@ def answer(
     end_ids: frozenset[int],
     max_new_tokens: int,
     batch_size: int,
+    separator: str | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Answer]:
     """Answer prompts greedily in batches of like length, and score the labels from the same pass over the prompt.
@@ -57,6 +89,7 @@ def answer(
         end_ids: Ids that end an answer.
         max_new_tokens: Longest answer, in tokens.
         batch_size: Prompts at once.
+        separator: What stands between labels where an answer may hold several; they are then read, but not scored.
         on_batch: Called with the number of prompts that were answered.
 
     Returns:
@@ -70,7 +103,7 @@ def answer(
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             batch = _answer_batch(
-                model, tokenizer, [prompts[place] for place in places], label_ids, end_ids, max_new_tokens
+                model, tokenizer, [prompts[place] for place in places], label_ids, end_ids, max_new_tokens, separator
             )
             answers.update(zip(places, batch, strict=True))
             if on_batch is not None:
@@ -91,6 +124,12 @@ def match_label(text: str, labels: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 and _bare(said) else None
 
 
+def match_labels(text: str, labels: Sequence[str], separator: str) -> tuple[str, ...] | None:
+    """Return the labels that a text lists, in the order of `labels`; None if it lists anything else."""
+    found = [match_label(piece, labels) for piece in text.split(separator) if piece.strip()]
+    return None if None in found else tuple(label for label in labels if label in found)
+
+
 def _bare(text: str) -> str:
     return text.strip(_PUNCTUATION)
 
@@ -102,6 +141,7 @@ def _answer_batch(
     label_ids: Mapping[str, Sequence[int]],
     end_ids: frozenset[int],
     max_new_tokens: int,
+    separator: str | None,
 ) -> list[Answer]:
     import torch
 
@@ -112,12 +152,14 @@ def _answer_batch(
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     step = _Step(model, mask)
     logits = step(ids)  # [rows, vocabulary], float32
-    scores = {label: _score(step, logits, label_tokens) for label, label_tokens in label_ids.items()}
+    scores = {label: _score(step, logits, ids) for label, ids in label_ids.items()} if separator is None else {}
     generated = _generate(step, logits, end_ids, max_new_tokens)
-    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+    texts = [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
+    if separator is not None:
+        return [Answer(text, labels=match_labels(text, list(label_ids), separator)) for text in texts]
     return [
         Answer(
-            text.strip(),
+            text,
             match_label(text, list(label_ids)) if label_ids else None,
             {label: round(float(values[row]), 4) for label, values in scores.items()},
         )

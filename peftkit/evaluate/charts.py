@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # placeholder in the figure -> what the page's style sheet calls it, with a fallback that can be read on both grounds
-_INK, _MUTED, _LINE = "#0a0b01", "#0a0b02", "#0a0b03"
-_BEFORE, _AFTER, _CARD = "#0a0b04", "#0a0b05", "#0a0b06"
+_INK, MUTED, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
+BEFORE, AFTER, _CARD = "#0a0b04", "#0a0b05", "#0a0b06"
 _THEME = {
     _INK: "var(--ink, #7a8594)",
-    _MUTED: "var(--muted, #7a8594)",
-    _LINE: "var(--line, #b8c0cc)",
-    _BEFORE: "var(--before, #d08a2e)",
-    _AFTER: "var(--after, #4178e0)",
+    MUTED: "var(--muted, #7a8594)",
+    LINE: "var(--line, #b8c0cc)",
+    BEFORE: "var(--before, #d08a2e)",
+    AFTER: "var(--after, #4178e0)",
     _CARD: "var(--card, none)",
 }
 _STYLE: dict[Any, Any] = {
@@ -36,8 +36,8 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a metric may be called "$x$"
     "font.size": 9.5,
     "text.color": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
     "axes.titlecolor": _INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
@@ -47,12 +47,12 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": _LINE,
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
     "legend.frameon": False,
     "legend.handlelength": 1.0,
     "legend.handletextpad": 0.5,
@@ -83,9 +83,20 @@ class Comparison:
     key: str
     name: str
     percent: bool
+    better: str
     before: Estimate | None
     after: Estimate | None
     difference: Estimate | None
+
+    @property
+    def tone(self) -> str:
+        """`good` or `bad` where the whole interval of the difference says so, else `neutral`."""
+        change = self.difference
+        if change is None or change.low is None or change.high is None or self.better not in ("higher", "lower"):
+            return "neutral"
+        if change.low <= 0 <= change.high:
+            return "neutral"
+        return "good" if (change.low > 0) == (self.better == "higher") else "bad"
 
 
 def finite(value: object) -> float | None:
@@ -151,11 +162,11 @@ def _comparison_chart(comparisons: Sequence[Comparison]) -> Markup:
             apart = 0.0
             if item.before and item.after:
                 ends = [100 * item.before.value, 100 * item.after.value]
-                axes.plot(ends, [position, position], color=_LINE, linewidth=3, zorder=1)
+                axes.plot(ends, [position, position], color=LINE, linewidth=3, zorder=1)
                 apart = 0.1 if abs(ends[1] - ends[0]) < 8 else 0.0  # near values must not hide each other
             for estimate, shift, colour, marker in (
-                (item.before, -apart, _BEFORE, "o"),
-                (item.after, apart, _AFTER, "D"),
+                (item.before, -apart, BEFORE, "o"),
+                (item.after, apart, AFTER, "D"),
             ):
                 if estimate:
                     _estimate(axes, estimate, position + shift, colour, marker)
@@ -163,13 +174,13 @@ def _comparison_chart(comparisons: Sequence[Comparison]) -> Markup:
         axes.set_xlabel("Share of the rows (%), bars: 95% interval")
         _metric_axis(axes, comparisons)
         handles = [
-            axes.plot([], [], "o", color=_BEFORE, label="before")[0],
-            axes.plot([], [], "D", color=_AFTER, label="after")[0],
+            axes.plot([], [], "o", color=BEFORE, label="before")[0],
+            axes.plot([], [], "D", color=AFTER, label="after")[0],
         ]
         axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
 
     said = "; ".join(f"{c.name} {_said(c.before)} before, {_said(c.after)} after" for c in comparisons)
-    return _chart("comparison", f"Before and after training, in percent. {said}.", draw, _rows_height(comparisons))
+    return chart("comparison", f"Before and after training, in percent. {said}.", draw, _rows_height(comparisons))
 
 
 def _difference_chart(comparisons: Sequence[Comparison]) -> Markup:
@@ -177,16 +188,16 @@ def _difference_chart(comparisons: Sequence[Comparison]) -> Markup:
 
     def draw(axes: Axes) -> None:
         axes.set_title("Change through training")
-        axes.axvline(0, color=_MUTED, linewidth=1.2)
+        axes.axvline(0, color=MUTED, linewidth=1.2)
         for position, item in enumerate(comparisons):
             if item.difference:
-                _estimate(axes, item.difference, position, _AFTER, "D")
+                _estimate(axes, item.difference, position, AFTER, "D")
         axes.margins(x=0.08)
         axes.set_xlabel("After minus before (points), bars: 95% interval")
         _metric_axis(axes, comparisons)
 
     said = "; ".join(f"{c.name} {_said(c.difference)}" for c in comparisons)
-    return _chart("difference", f"Change through training, in points. {said}.", draw, _rows_height(comparisons))
+    return chart("difference", f"Change through training, in points. {said}.", draw, _rows_height(comparisons))
 
 
 def _line_chart(
@@ -202,11 +213,11 @@ def _line_chart(
     def draw(axes: Axes) -> None:
         axes.set_title(title)
         if smoothed and len(points) > 2:
-            axes.plot(xs[::stride], ys[::stride], color=_BEFORE, linewidth=0.8, alpha=0.75, label="logged")
-            axes.plot(xs[::stride], smooth(ys)[::stride], color=_AFTER, linewidth=2, label="smoothed")
+            axes.plot(xs[::stride], ys[::stride], color=BEFORE, linewidth=0.8, alpha=0.75, label="logged")
+            axes.plot(xs[::stride], smooth(ys)[::stride], color=AFTER, linewidth=2, label="smoothed")
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
         else:
-            axes.plot(xs[::stride], ys[::stride], color=_AFTER, linewidth=1.8, marker=marker)
+            axes.plot(xs[::stride], ys[::stride], color=AFTER, linewidth=1.8, marker=marker)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if x_label == "Step":
@@ -216,27 +227,27 @@ def _line_chart(
             axes.set_ylim(bottom=0, top=1.1 * max(ys) or 1)
 
     said = f"first {ys[0]:.3g}, last {ys[-1]:.3g}, lowest {min(ys):.3g}, highest {max(ys):.3g}"
-    return _chart(name, f"{title}: {y_label} over {x_label}, {said}.", draw, 2.5)
+    return chart(name, f"{title}: {y_label} over {x_label}, {said}.", draw, 2.5)
 
 
 def _histogram_chart(edges: Sequence[float], counts: Sequence[float]) -> Markup:
     def draw(axes: Axes) -> None:
         widths = [high - low for low, high in itertools.pairwise(edges)]
         axes.set_title("Lengths of the training rows")
-        axes.bar(list(edges[:-1]), list(counts), widths, align="edge", color=_AFTER, edgecolor=_CARD, linewidth=1)
+        axes.bar(list(edges[:-1]), list(counts), widths, align="edge", color=AFTER, edgecolor=_CARD, linewidth=1)
         axes.set_xlabel("Length (tokens)")
         axes.set_ylabel("Rows")
         axes.grid(visible=False, axis="x")
 
     said = f"{sum(counts):g} rows between {edges[0]:g} and {edges[-1]:g} tokens"
-    return _chart("lengths", f"Lengths of the training rows: {said}.", draw, 2.5)
+    return chart("lengths", f"Lengths of the training rows: {said}.", draw, 2.5)
 
 
 def _stage_chart(stages: Mapping[str, float]) -> Markup:
     def draw(axes: Axes) -> None:
         axes.set_title("Time of each stage")
         positions = range(len(stages))
-        bars = axes.barh(positions, list(stages.values()), height=0.62, color=_AFTER)
+        bars = axes.barh(positions, list(stages.values()), height=0.62, color=AFTER)
         axes.bar_label(bars, fmt="%.1f", padding=4, color=_INK)
         axes.set_yticks(positions, [stage.replace("_", " ") for stage in stages])
         axes.set_ylim(len(stages) - 0.5, -0.5)
@@ -245,7 +256,7 @@ def _stage_chart(stages: Mapping[str, float]) -> Markup:
         axes.grid(visible=False, axis="y")
 
     said = "; ".join(f"{stage.replace('_', ' ')} {seconds:.1f}" for stage, seconds in stages.items())
-    return _chart("stages", f"Seconds of each stage: {said}.", draw, 1.1 + 0.3 * len(stages))
+    return chart("stages", f"Seconds of each stage: {said}.", draw, 1.1 + 0.3 * len(stages))
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -284,7 +295,8 @@ def _said(estimate: Estimate | None) -> str:
     return "not measured" if estimate is None else f"{100 * estimate.value:.1f}"
 
 
-def _chart(name: str, description: str, draw: Callable[[Axes], None], height: float) -> Markup:
+def chart(name: str, description: str, draw: Callable[[Axes], None], height: float) -> Markup:
+    """Draw a figure of `height` inches as inline SVG; `description` is what a screen reader says of it."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -10,14 +10,27 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from peftkit.errors import OutputError
 from peftkit.evaluate import charts
 from peftkit.evaluate.charts import Comparison, Estimate, finite
-from peftkit.evaluate.names import METRICS
+from peftkit.evaluate.row_charts import row_charts
+from peftkit.evaluate.wording import (
+    NOTHING,
+    count,
+    duration,
+    number,
+    p_value,
+    percent,
+    show_estimate,
+    show_interval,
+    signed,
+    size,
+    text,
+    when,
+)
 from peftkit.rundir import RunFolder, atomic, read_json
 
 Json = Mapping[str, Any]
@@ -27,9 +40,6 @@ MOST_LABELS = 12  # labels of a confusion matrix; the rarest of more stand toget
 MOST_TOKENS = 600  # tokens shown of the example
 MOST_REJECTIONS = 20
 CUT = 400  # characters of a text shown before the rest is folded away
-
-MINUS = "\N{MINUS SIGN}"
-NOTHING = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,9 @@ def render(run: Path) -> str:
         comparisons=comparisons,
         comparison_charts=charts.comparison_charts(comparisons),
         matrices=confusion_matrices(predictions),
+        labels=label_rows(summary),
+        grouped=grouped(summary),
+        row_charts=row_charts(predictions),
         groups=informative_rows(predictions),
         margin=margin,
         scored=any(_margin_change(row) >= 0 for row in predictions),
@@ -121,15 +134,16 @@ def render(run: Path) -> str:
 
 
 def compare_metrics(summary: Json) -> list[Comparison]:
-    """Give every metric of the summary, in the order of METRICS and then of the file."""
+    """Give every metric of the summary, in its order."""
     before, after, difference = (_section(summary, key) for key in ("before", "after", "difference"))
-    present = dict.fromkeys([*after, *before])
-    keys = [key for key in METRICS if key in present] + [key for key in present if key not in METRICS]
+    described = _section(summary, "metrics")
     comparisons = []
-    for key in keys:
+    for key in dict.fromkeys([*described, *after, *before]):
         estimates = [_estimate(part.get(key)) for part in (before, after, difference)]
         if estimates[0] or estimates[1]:
-            comparisons.append(Comparison(key, METRICS.get(key, (key, key))[0], key in METRICS, *estimates))
+            one = _section(described, key)
+            name, better = str(one.get("name", key)), str(one.get("better", "neither"))
+            comparisons.append(Comparison(key, name, one.get("percent") is True, better, *estimates))
     return comparisons
 
 
@@ -139,7 +153,7 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
         return Verdict("This run was not evaluated on held-out rows.", "neutral")
     item = comparisons[0]
     n = (item.after and item.after.n) or (item.before and item.before.n)
-    subject = METRICS.get(item.key, (item.key, item.key))[1] + (f" on {count(n)} held-out rows" if n else "")
+    subject = item.name + (f" on {count(n)} held-out rows" if n else "")
     if item.before is None or item.after is None:
         only = item.after or item.before
         part = "after" if item.after else "before"
@@ -157,9 +171,7 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
     figures = f"({show_estimate(change, item.percent, signed=True)}{unit}, 95% interval {interval})"
     if change.low <= 0 <= change.high:
         return Verdict(f"{subject} shows no measurable change: {values} {figures}.", "neutral")
-    rose = change.low > 0
-    tone = "neutral" if item.key not in METRICS else "good" if rose else "bad"
-    return Verdict(f"{subject} {'rose' if rose else 'fell'} {values} {figures}.", tone)
+    return Verdict(f"{subject} {'rose' if change.low > 0 else 'fell'} {values} {figures}.", item.tone)
 
 
 def cautions(data: Json) -> list[str]:
@@ -194,6 +206,44 @@ def confusion_matrices(predictions: Sequence[Json]) -> list[Matrix]:
         common = sorted(labels, key=lambda label: (-expected[label], label))[: MOST_LABELS - 1]
         labels = [*sorted(common), f"{len(labels) - len(common)} others"]
     return [_matrix(title, pairs, labels) for title, pairs in matrices if pairs]
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Every metric in each group of rows, and what is said of groups that are served worse."""
+
+    column: str
+    groups: list[tuple[str, int, list[Comparison]]]
+    worse: list[str]
+
+
+def label_rows(summary: Json) -> list[tuple[str, Json, Json]]:
+    """Give each label with its precision, recall, F1 and support before and after training."""
+    before, after = (_section(_section(summary, "per_label"), which) for which in ("before", "after"))
+    return [(label, _section(before, label), _section(after, label)) for label in dict.fromkeys([*before, *after])]
+
+
+def grouped(summary: Json) -> Grouped | None:
+    """Give the comparison of each group of rows; None where rows were not grouped."""
+    by_group = _section(summary, "by_group")
+    if not by_group:
+        return None
+    described = {"metrics": _section(summary, "metrics")}
+    groups = []
+    for name, found in _section(by_group, "groups").items():
+        part = found if isinstance(found, dict) else {}
+        groups.append((name, int(finite(part.get("n")) or 0), compare_metrics(described | part)))
+    worse = []
+    for which in ("before", "after"):
+        for one in _section(by_group, "worse").get(which) or []:
+            gap, item = _estimate(one), _section(described["metrics"], one.get("metric", ""))
+            in_percent = item.get("percent") is True
+            worse.append(
+                f"{which} training, {one.get('group')} is served worse than the other rows: {item.get('name')} "
+                f"{show_estimate(gap, in_percent, signed=True)}{' points' if in_percent else ''} "
+                f"(95% interval {show_interval(gap, in_percent)})"
+            )
+    return Grouped(str(by_group.get("column")), groups, worse)
 
 
 def _matrix(title: str, pairs: Counter[tuple[str, str | None]], labels: list[str]) -> Matrix:
@@ -247,88 +297,6 @@ def margin(row: Json, stage: str) -> float | None:
 def _margin_change(row: Json) -> float:
     before, after = margin(row, "before"), margin(row, "after")
     return -1.0 if before is None or after is None else abs(after - before)
-
-
-def percent(share: object, digits: int = 1) -> str:
-    """Show a share from 0 to 1 in percent."""
-    value = finite(share)
-    return NOTHING if value is None else f"{100 * value:.{digits}f}%".replace("-", MINUS)
-
-
-def number(value: object) -> str:
-    """Show a number with four significant digits, and anything else as it is."""
-    known = finite(value)
-    return (NOTHING if value is None else str(value)) if known is None else f"{known:.4g}".replace("-", MINUS)
-
-
-def count(value: object) -> str:
-    """Show a whole number with its thousands apart."""
-    known = finite(value)
-    return NOTHING if known is None else f"{known:,.0f}"
-
-
-def signed(value: float) -> str:
-    """Show a number with its sign and two decimals."""
-    return f"{value:+.2f}".replace("-", MINUS)
-
-
-def p_value(value: object) -> str:
-    """Show a p-value so that it can follow the letter p."""
-    known = finite(value)
-    return NOTHING if known is None else "< 0.001" if known < 0.001 else f"= {known:.3f}"
-
-
-def text(value: object) -> str:
-    """Show a column or an answer: a text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def size(value: object) -> str:
-    """Show bytes in the decimal unit that suits them."""
-    known = finite(value)
-    if known is None:
-        return NOTHING
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if known >= factor:
-            return f"{known / factor:.3g} {unit}"
-    return f"{known:.0f} bytes"
-
-
-def duration(value: object) -> str:
-    """Show seconds in the units that people use."""
-    known = finite(value)
-    if known is None:
-        return NOTHING
-    if known < 60:
-        return f"{known:.1f} s"
-    minutes, seconds = divmod(round(known), 60)
-    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def when(value: object) -> str:
-    """Show a time in ISO 8601 to the minute, with its zone."""
-    try:
-        return datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M %Z").strip()
-    except ValueError:
-        return str(value)
-
-
-def show_estimate(estimate: Estimate | None, in_percent: bool, signed: bool = False) -> str:
-    """Show a value; a signed one is a difference, in points where the metric is in percent."""
-    if estimate is None:
-        return NOTHING
-    text = f"{100 * estimate.value:.1f}" if in_percent else f"{estimate.value:.4g}"
-    sign = "+" if signed and not text.startswith("-") else ""
-    return sign + text.replace("-", MINUS) + ("%" if in_percent and not signed else "")
-
-
-def show_interval(estimate: Estimate | None, in_percent: bool) -> str:
-    """Show the two ends of a 95% interval; nothing where it was not measured."""
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return ""
-    return " to ".join(
-        show_estimate(Estimate(end), in_percent, True).lstrip("+") for end in (estimate.low, estimate.high)
-    )
 
 
 def _costs(summary: Json) -> list[tuple[str, str]]:

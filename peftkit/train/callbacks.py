@@ -20,8 +20,9 @@ Metrics = dict[str, Any]
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     """Writes `metrics.jsonl`, tells `on_step` about every logged step, and stops at a loss that is not finite.
 
-    Each line has step, epoch, loss, learning_rate, grad_norm, tokens (non-padding, since the start), seconds (since the
-    start), tokens_per_second (since the line before) and memory (resident bytes now, or allocated on the accelerator).
+    Each line has step, epoch, loss, learning_rate, grad_norm, token_accuracy (of models that write), tokens (read since
+    the start, without padding), seconds (since the start), tokens_per_second (since the line before) and memory
+    (resident bytes now, or allocated on the accelerator).
     """
 
     def __init__(self, path: Path, on_step: Callable[[Metrics, int], None] = lambda line, total: None) -> None:
@@ -54,7 +55,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         if logs is None or "loss" not in logs:
             return
         seconds = time.perf_counter() - self._started
-        tokens = int(logs["num_tokens"])
+        tokens = int(logs.get("num_tokens", state.num_input_tokens_seen))  # TRL's count, or transformers'
         elapsed, counted = seconds - self._before[0], tokens - self._before[1]
         self._before = (seconds, tokens)
         peak = machine.peak_cuda()
@@ -64,7 +65,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             "loss": float(logs["loss"]),
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs.get("grad_norm", 0.0)),
-            "token_accuracy": float(logs["mean_token_accuracy"]),
+            **({"token_accuracy": float(logs["mean_token_accuracy"])} if "mean_token_accuracy" in logs else {}),
             "tokens": tokens,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(counted / elapsed, 1) if elapsed > 0 else 0.0,

@@ -1,35 +1,38 @@
-"""TRL's `SFTTrainer` with few overrides, each for one reason, and the arguments that a configuration gives it."""
+"""Models that write on: TRL's `SFTTrainer` with few overrides, each for one reason."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import trl.trainer.utils
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import FusedCausalLMOutput
 
-from peftkit import machine
-from peftkit.adapter.attach import save_adapter
-from peftkit.config import TrainConfig
-from peftkit.data.encode import Example
-from peftkit.errors import ConfigError, MissingDependencyError, first_line
+from peftkit.config import RunConfig
+from peftkit.data.examples import IGNORED, Example
+from peftkit.errors import ConfigError
+from peftkit.train.checks import loss_name
+from peftkit.train.losses import mean_terms, smoothed_cross_entropy, softmax_loss
+from peftkit.train.shared import Batch, SharedTrainer
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-_IGNORED = -100  # label of a position that is not trained
 
+class AdapterTrainer(SharedTrainer, SFTTrainer):  # type: ignore[misc]
+    """Trains a model that writes on; `dataset` has weights where rows weigh differently.
 
-class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
-    """Trains an adapter that is attached already, on examples that are encoded already."""
+    The cross-entropy of rows that all weigh the same is TRL's own. For any other loss TRL is given the terms of that
+    loss in place of its own. They come from the log-probabilities of TRL's fused head; label smoothing alone needs the
+    logits of the whole vocabulary.
+    """
 
     def __init__(
         self,
@@ -37,31 +40,36 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         args: SFTConfig,
         dataset: Dataset,
         tokenizer: PreTrainedTokenizerBase,
+        config: RunConfig,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        trained = {name: value.data for name, value in model.named_parameters() if value.requires_grad}
-        with _refusals():
-            super().__init__(
-                model=model, args=args, train_dataset=dataset, processing_class=tokenizer, callbacks=list(callbacks)
-            )
-        # TRL has just cast the adapter of a quantized model to bfloat16; its float32 values are put back.
-        for name, value in model.named_parameters():
-            if name in trained:
-                value.data = trained[name]
-        self.remove_callback(PrinterCallback)
-        # Made once and dropped: what optimizer or schedule refuse is then said before hours of work.
-        with _refusals():
-            self.create_optimizer_and_scheduler(num_training_steps=100)
-        self.optimizer = self.lr_scheduler = None
+        weighted = "weight" in dataset.column_names
+        self.own_loss = weighted or config.train.label_smoothing > 0 or loss_name(config) != "cross_entropy"
+        super().__init__(model, args, dataset, tokenizer, None, config, callbacks)
+        if weighted and self.padding_free:
+            raise ConfigError("rows that are packed cannot have weights of their own; take train.packing=false")
+        if self.own_loss:
+            self.data_collator: Any = _WithWeights(self.data_collator)
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute TRL's loss, projecting only the trained positions onto the vocabulary on every device."""
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """Compute the loss, projecting only the trained positions onto the vocabulary on every device."""
+        if self.own_loss:
+            model = _OwnLoss(model, self.config, inputs.pop("weight"), num_items_in_batch)
+            num_items_in_batch = torch.ones(())  # its terms are divided already
         with _only_trained_positions():
-            return super().compute_loss(*args, **kwargs)
+            computed = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return computed if return_outputs else self.with_penalty(computed)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the adapter alone: no pickled arguments, no copy of the tokenizer."""
-        save_adapter(self.model, Path(output_dir or self.args.output_dir))
+    def item_weights(self, batch: Batch) -> torch.Tensor:
+        """Return the weight of each token that is predicted, [rows, tokens - 1]."""
+        weights: torch.Tensor = batch["weight"][:, None] * (batch["labels"][:, 1:] != IGNORED)
+        return weights
 
     def _send_telemetry(self) -> None:
         """Report nothing: TRL tells the hub of every trainer that is made."""
@@ -70,17 +78,61 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         """Leave TRL's card out of checkpoints: its licence is a placeholder, and the adapter gets a card of its own."""
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what TRL and transformers refuse into errors of the user's settings."""
-    try:
-        yield
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"a train.* setting needs a library that is not here: {first_line(error)}"
-        ) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"the train.* settings are refused: {first_line(error)}") from error
+class _OwnLoss:
+    """A model whose log-probabilities are replaced by the negative terms of the loss, which TRL then adds up.
+
+    Args:
+        model: With TRL's fused head.
+        config: Names the loss.
+        weight: Of each row, [rows].
+        total: Sum of the trained tokens' weights over the optimizer step; None takes that of the batch.
+    """
+
+    def __init__(self, model: Any, config: RunConfig, weight: torch.Tensor, total: torch.Tensor | None) -> None:
+        self.model = model
+        self.name, self.settings = loss_name(config), config.train
+        self.weight = weight
+        self.total = total
+
+    def __call__(self, **inputs: Any) -> FusedCausalLMOutput:
+        if self.settings.label_smoothing:
+            outputs, losses = self._smoothed(**inputs)
+        else:
+            outputs = self.model(**inputs)
+            losses = softmax_loss(outputs.log_probs, self.name, self.settings)
+        weights = self.weight[:, None] * outputs.label_mask
+        outputs.log_probs = -mean_terms(losses, weights, weights.sum() if self.total is None else self.total)
+        return outputs
+
+    def _smoothed(
+        self, *, labels: torch.Tensor, fused_lm_head: bool, **inputs: Any
+    ) -> tuple[FusedCausalLMOutput, torch.Tensor]:
+        """Return TRL's outputs and the smoothed losses, from logits where some row of the batch is trained."""
+        following = labels[:, 1:]
+        trained = (following != IGNORED).any(0).nonzero().squeeze(-1)
+        # Counted from the end, as virtual tokens of a prompt may stand in front.
+        outputs = self.model(**inputs, logits_to_keep=trained - labels.shape[1])
+        kept = following[:, trained]
+        losses = smoothed_cross_entropy(outputs.logits, kept, self.settings.label_smoothing)
+        mask = kept != IGNORED
+        return FusedCausalLMOutput(
+            entropy=torch.zeros_like(losses),
+            is_top1=(outputs.logits.argmax(-1) == kept) & mask,
+            label_mask=mask,
+            aux_loss=outputs.aux_loss if "output_router_logits" in inputs else None,
+        ), losses
+
+
+@dataclass
+class _WithWeights:
+    """Adds the rows' weights to the batches of a collator that knows none; without a weight, packed or not, it is 1."""
+
+    collate: Callable[[list[Batch]], Batch]
+
+    def __call__(self, rows: list[Batch]) -> Batch:
+        batch = self.collate(rows)
+        weights = [row["weight"] for row in rows] if "weight" in rows[0] else [1.0] * len(batch["labels"])
+        return {**batch, "weight": torch.tensor(weights)}
 
 
 @contextmanager
@@ -102,58 +154,11 @@ def _compiles_nothing(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda", "xpu")
 
 
-def training_dataset(examples: Sequence[Example]) -> Dataset:
-    """Return examples as the columns that `SFTTrainer` takes without preparing them again."""
-    return Dataset.from_dict(
-        {
-            "input_ids": [example.prompt_ids + example.completion_ids for example in examples],
-            "labels": [[_IGNORED] * len(example.prompt_ids) + example.completion_ids for example in examples],
-            "length": [len(example) for example in examples],
-        }
-    )
-
-
-def training_arguments(config: TrainConfig, output: Path, dtype: torch.dtype) -> SFTConfig:
-    """Return TRL's arguments for a configuration.
-
-    Raises:
-        ConfigError: `train.extra` holds a name that TRL does not know, or TRL refuses a value.
-    """
-    known = {field.name for field in dataclasses.fields(SFTConfig)}
-    arguments: dict[str, Any] = {
-        "output_dir": str(output),
-        "learning_rate": config.learning_rate,
-        "num_train_epochs": config.num_train_epochs,
-        "max_steps": config.max_steps or -1,
-        "per_device_train_batch_size": config.per_device_train_batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "max_length": config.max_length,
-        "optim": config.optim,
-        "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": min(config.warmup_fraction, 0.999),  # transformers reads a value below 1 as a share
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "train_sampling_strategy": "group_by_length" if config.group_by_length else "random",
-        "packing": config.packing,
-        "logging_steps": config.logging_steps,
-        "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # a loss that is not finite must be seen
-        "save_strategy": "steps" if config.save_steps else "epoch",
-        "save_steps": config.save_steps or 500,
-        "save_total_limit": config.save_total_limit,
-        "save_only_model": True,
-        "seed": config.seed,
-        "bf16": dtype == torch.bfloat16,
-        "fp16": dtype == torch.float16,
-        "use_cpu": machine.device() == "cpu",
-        "dataloader_pin_memory": machine.device() == "cuda",
-        "disable_tqdm": True,
-        "report_to": "none",
+def training_dataset(examples: Sequence[Example], weights: Sequence[float] | None = None) -> Dataset:
+    """Return examples as the columns that `SFTTrainer` takes without preparing them again, with weights if given."""
+    columns: dict[str, Any] = {
+        "input_ids": [example.prompt_ids + example.completion_ids for example in examples],
+        "labels": [[IGNORED] * len(example.prompt_ids) + example.trained_ids for example in examples],
+        "length": [len(example) for example in examples],
     }
-    for name in config.extra:
-        if name not in known:
-            raise ConfigError(f"train.extra.{name} is not an argument of TRL's SFTConfig")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with _refusals():
-        return SFTConfig(**(arguments | config.extra))
+    return Dataset.from_dict(columns if weights is None else {**columns, "weight": weights})

@@ -31,17 +31,18 @@ def metric(value, low, high):
     return {"value": value, "low": low, "high": high, "n": 400}
 
 
-def passport(name="plain", metric_name="accuracy"):
+def passport(name="plain", metric_name="Accuracy", percent=True, **adapter):
     return Passport(
         recipe=name,
         intended_use=name,
         base=Base(path=name, revision=name, architecture="Llama", fingerprint="0", quantization="nf4", dtype="float32"),
         tokenizer=Tokenizer(vocabulary_sha256="0", template_sha256="0", template=name),
-        config=RunConfig(recipe=name),
+        config=RunConfig(recipe=name, adapter=adapter),
         data={"source": {"name": name, "licence": name}, "rows": {"train": 800, "validation": 5, "test": 400}},
-        before={metric_name: metric(0.513, 0.46, 0.56)},
-        after={metric_name: metric(0.862, 0.83, 0.89)},
-        difference={metric_name: metric(0.349, 0.301, 0.402)},
+        before={"key": metric(0.513, 0.46, 0.56)},
+        after={"key": metric(0.862, 0.83, 0.89)},
+        difference={"key": metric(0.349, 0.301, 0.402)},
+        metrics={"key": {"name": metric_name, "percent": percent, "better": "higher"}},
         versions={"torch": "2.13.0", name: name},
         files={},
     )
@@ -60,11 +61,28 @@ def test_figures_are_those_of_the_passport(tmp_path):
     text = card(tmp_path, passport())
     row = next(line for line in text.splitlines() if "51.3%" in line)
     found = cells(row)
+    assert found[0] == "Accuracy"
     assert found[1:3] == ["51.3%", "86.2%"]
     assert [figure in found[3] for figure in ("34.9", "30.1", "40.2")] == [True] * 3
     assert found[4] == "400"
     assert "800 for training, 400 held out" in text
     assert "torch 2.13.0, plain plain" in text
+
+
+def test_figures_that_are_no_shares_are_written_as_they_are(tmp_path):
+    one = passport(metric_name="Mean squared error", percent=False)
+    one.before["key"]["value"] = None  # the base model gave no score at all
+    row = next(line for line in card(tmp_path, one).splitlines() if "Mean squared error" in line)
+    assert cells(row)[1:4] == ["not defined", "0.862", "0.349 (0.301 to 0.402)"]
+
+
+def test_the_method_is_the_one_that_was_trained(tmp_path):
+    assert "# plain: an adapter made with LoRA\n" in card(tmp_path, passport())
+    text = card(tmp_path, passport(method="ia3"))
+    assert "LoRA" not in text
+    assert "  - lora\n" not in text
+    assert "| method | ia3 |" in text
+    assert "None" not in text
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
@@ -88,7 +106,7 @@ def kind(line):
 
 
 def test_a_card_without_an_evaluation_has_no_table_of_metrics(tmp_path):
-    text = card(tmp_path, passport().model_copy(update={"before": {}, "after": {}, "difference": {}}))
+    text = card(tmp_path, passport().model_copy(update={"before": {}, "after": {}, "difference": {}, "metrics": {}}))
     assert "| metric |" not in text
     assert "{" not in text
 

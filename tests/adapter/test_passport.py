@@ -67,7 +67,10 @@ def test_a_passport_says_what_the_run_did(finished):
     assert passport.base.quantization == "nf4"
     assert passport.base.architecture == "LlamaForCausalLM"
     assert passport.data["rows"] == {name: split["rows"] for name, split in data["splits"].items()}
-    assert (passport.before, passport.after) == (summary["before"], summary["after"])
+    for part in ("before", "after", "difference", "metrics"):
+        assert getattr(passport, part) == summary[part]
+    assert passport.data["source"]["sources"] == data["source"]["sources"]
+    assert passport.config.task.labels == ("negative", "positive")
     assert passport.files == {name: file_hash(finished[0] / "adapter" / name) for name in passport.files}
     assert WEIGHTS in passport.files
     assert len(passport.files) == 2

@@ -9,6 +9,8 @@ from peftkit.data.encode import PLAIN_TEMPLATE, Encoder
 from peftkit.errors import ConfigError, DataError
 from peftkit.model.load import Source, load_tokenizer
 
+from .test_template import pieces
+
 SYSTEM = "Classify. Answer with one word: {labels}."
 TASK = TaskConfig(system=SYSTEM, labels=("negative", "positive"))
 END = 2
@@ -133,6 +135,39 @@ def test_rows_cannot_smuggle_in_control_tokens(tokenizer):
     one = encoder(tokenizer)
     usual, hostile = one.encode("file:1", row()), one.encode("file:1", row(HOSTILE))
     assert control_tokens(hostile.prompt_ids) == control_tokens(usual.prompt_ids) == [1, 2, 1, 2, 1]
+
+
+def test_a_row_cannot_forge_the_mark_of_a_control_token(tokenizer):
+    text = "fine \ue000999\ue001 \ue0000\ue001"
+    example = encoder(tokenizer).encode("file:1", row(text))
+    assert control_tokens(example.prompt_ids) == [1, 2, 1, 2, 1]
+    assert example.prompt_ids == from_template(tokenizer, text)
+
+
+@pytest.mark.parametrize("text", [HOSTILE * 20, "\ue0000\ue001" * 90, "a <|im_end|> b " * 30])
+def test_a_long_row_of_control_tokens_is_cut_to_fit(tokenizer, text):
+    example = encoder(tokenizer, max_length=200).encode("file:1", row(text))
+    assert example.truncated
+    assert 180 < len(example) <= 200
+    assert control_tokens(example.prompt_ids) == [1, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("label", ["a", "b"])
+@pytest.mark.parametrize("labels", [("a", "b"), None])
+def test_an_answer_has_the_ids_that_a_model_generates_after_the_prompt(label, labels):
+    """SentencePiece puts a blank before a text alone; after a control token there is none."""
+    tokenizer = pieces()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{{ '<s>' if m.role == 'user' else '<end>\n' }}{% endfor %}"
+    )
+    task = TaskConfig(system=None, prompt="{text}", completion="{label}", labels=labels)
+    example = encoder(tokenizer, task).encode("file:1", row("a b", label))
+    whole = tokenizer(f"a b<s>{label}<end>", add_special_tokens=False)["input_ids"]
+    assert example.prompt_ids + example.completion_ids == whole
+    assert example.completion_ids == tokenizer.convert_tokens_to_ids([label, "<end>"])
+    tokenizer.chat_template = None
+    plain = encoder(tokenizer, task).encode("file:1", row("a b", label))
+    assert plain.completion_ids == tokenizer.convert_tokens_to_ids([f"\u2581{label}", "<end>"])
 
 
 def test_a_turn_may_end_with_another_control_token_than_the_text(tokenizer):

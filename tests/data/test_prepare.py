@@ -4,7 +4,12 @@ import json
 
 import pytest
 
+from peftkit.data.encoders import make_encoder
+from peftkit.data.prepare import prepare_data
+from peftkit.data.read import read_data
 from peftkit.errors import DataError
+from peftkit.model.load import find_model, load_tokenizer
+from peftkit.resolve import resolve
 
 from ..stages import Stages
 
@@ -82,6 +87,61 @@ def test_a_bad_row_stops_a_run_unless_it_may_be_left_out(prepare):
         prepare(given, "data.on_bad_row=skip")
 
 
+def chats(count=60):
+    for number in range(count):
+        said = f"Say it: n{number} x{number * 7919} y{number * 31}"
+        yield {"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": f"It is {number}."}]}
+
+
+TOO_LONG = {"messages": [{"role": "user", "content": "long " * 200}, {"role": "assistant", "content": "Yes."}]}
+
+
+def prepared_chats(tiny_model, path, *words):
+    own = (f"model.path={tiny_model}", f"data.path={path}", "task.system=null", "train.max_length=128")
+    resolved = resolve("instruct", words=[*own, *words])
+    tokenizer = load_tokenizer(find_model(resolved.config.model))
+    found = read_data(resolved.config, resolved.recipe)
+    return prepare_data(resolved.config, found, make_encoder("causal", tokenizer, resolved.config))
+
+
+def test_rows_that_the_encoder_refuses_are_left_out_and_counted(tiny_model, tmp_path):
+    given = list(chats())
+    given[7:7] = [TOO_LONG]
+    given += [{"messages": "none"}, TOO_LONG]
+    path = write(tmp_path / "chats.jsonl", given)
+    data = prepared_chats(tiny_model, path, *SKIP, "data.train_rows=5", "data.test_fraction=0.3")
+    report = data.report
+    counted = {name: report[name] for name in ("read", "kept", "truncated", "rejected")}
+    assert counted == {"read": 63, "kept": 60, "truncated": 0, "rejected": 3}
+    assert sum(report["available"].values()) == 60
+    assert (len(data.train), report["quality"]["rows"]) == (5, 60)
+    reasons = {row.where: row.reason for row in data.rejected}
+    assert set(reasons) == {"chats.jsonl:8", "chats.jsonl:62", "chats.jsonl:63"}
+    assert reasons["chats.jsonl:8"].startswith("the conversation needs ")
+    assert "raise train.max_length" in reasons["chats.jsonl:63"]
+    assert not {"chats.jsonl:8", "chats.jsonl:63"} & set(split_of(data))
+
+
+def test_left_out_rows_change_nothing_for_the_others(tiny_model, tmp_path):
+    given = list(chats())
+    path = write(tmp_path / "chats.jsonl", given)
+    whole = prepared_chats(tiny_model, path, *SKIP, "data.train_rows=9")
+    write(path, [*given, TOO_LONG])
+    assert prepared_chats(tiny_model, path, *SKIP, "data.train_rows=9").train == whole.train
+
+
+def test_too_many_rows_that_the_encoder_refuses_stop_a_run(tiny_model, tmp_path):
+    path = write(tmp_path / "chats.jsonl", [*chats(18), TOO_LONG, TOO_LONG])
+    with pytest.raises(DataError, match=r"^chats\.jsonl:19: the conversation needs"):
+        prepared_chats(tiny_model, path)
+    message = r"2 of 20 rows are bad \(10\.0%\), more than data\.max_bad_fraction=0\.01.*chats\.jsonl:19: the conv"
+    with pytest.raises(DataError, match=message):
+        prepared_chats(tiny_model, path, "data.on_bad_row=skip")
+    write(path, [TOO_LONG] * 3)
+    with pytest.raises(DataError, match=r"none of 3 rows can be used.*chats\.jsonl:1: the conversation needs"):
+        prepared_chats(tiny_model, path, "data.on_bad_row=skip", "data.max_bad_fraction=1")
+
+
 def test_labels_are_written_as_the_task_names_them(prepare):
     given = list(rows(90))
     for number, row in enumerate(given):
@@ -142,7 +202,7 @@ def test_rows_of_a_test_file_are_all_held_out(prepare, tmp_path):
     assert sorted(example.where for example in data.test) == sorted(f"held.jsonl:{number}" for number in range(1, 31))
     assert len(data.train) + len(data.validation) == 100
     assert data.report["read"] == 130
-    assert [file["name"] for file in data.report["source"]["files"]] == ["rows.jsonl", "held.jsonl"]
+    assert [source["name"] for source in data.report["source"]["sources"]] == ["rows.jsonl", "held.jsonl"]
 
 
 def test_held_out_rows_that_are_trained_on_are_refused(prepare, tmp_path):
@@ -185,7 +245,7 @@ def test_files_are_known_by_name_size_and_hash(prepare, tmp_path):
     content = (tmp_path / "rows.jsonl").read_bytes()
     assert prepared.report["source"] == {
         "name": "rows.jsonl",
-        "files": [{"name": "rows.jsonl", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}],
+        "sources": [{"name": "rows.jsonl", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}],
     }
 
 

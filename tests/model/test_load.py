@@ -9,10 +9,17 @@ import torch
 from pydantic import ValidationError
 
 from peftkit import machine
-from peftkit.config import ModelConfig
-from peftkit.errors import ModelError
+from peftkit.config import ModelConfig, RunConfig
+from peftkit.errors import MissingDependencyError, ModelError
 from peftkit.model import load
-from peftkit.model.load import Source, find_model, load_model, load_tokenizer, quantization_config, resolved_dtype
+from peftkit.model.load import Source, find_model, load_model, load_tokenizer, resolved_dtype, settings_of
+from peftkit.model.quantize import held_kind, quantization_config
+
+from ..models import tiny
+
+
+def loaded(config: ModelConfig):
+    return load_model(find_model(config), RunConfig(recipe="sentiment", model=config), "causal")
 
 
 @pytest.mark.parametrize(("fast", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
@@ -42,7 +49,7 @@ def test_int8_is_8_bit():
 @pytest.mark.parametrize("kind", ["none", "nf4", "fp4", "int8"])
 def test_linear_layers_are_quantized_and_the_rest_has_the_dtype(tiny_model, kind, dtype):
     config = ModelConfig(path=str(tiny_model), quantization=kind, dtype=dtype)
-    model = load_model(find_model(config), config)
+    model = loaded(config)
     wanted = getattr(torch, dtype)
     assert not model.training
     assert model.model.embed_tokens.weight.dtype == model.model.norm.weight.dtype == wanted
@@ -63,7 +70,7 @@ def test_more_arguments_reach_from_pretrained(tiny_model):
     config = ModelConfig(
         path=str(tiny_model), quantization="none", attn_implementation="eager", extra={"output_attentions": True}
     )
-    model = load_model(find_model(config), config)
+    model = loaded(config)
     assert model.config._attn_implementation == "eager"
     assert model.config.output_attentions is True
 
@@ -111,7 +118,7 @@ def test_gguf_files_are_converted_into_the_cache_each_into_its_own_folder(tmp_pa
         ("absent.gguf", "no GGUF file"),
         ("./absent", "is no model"),
         ("/no/such/folder", "is no model"),
-        ("absent", "is no model"),
+        ("absent", "give an embedded one .smollm2-135m-instruct, minilm-l6., a folder"),
         ("a/b/c", "is no model"),
     ],
 )
@@ -140,7 +147,7 @@ def test_a_damaged_model_is_a_model_error(tiny_model, tmp_path, name, content):
     (tmp_path / "copy" / name).write_text(content)
     config = ModelConfig(path=str(tmp_path / "copy"), quantization="none")
     with pytest.raises(ModelError, match="cannot be loaded"):
-        load_model(find_model(config), config)
+        loaded(config)
 
 
 @pytest.mark.parametrize("content", [None, "{"])
@@ -153,6 +160,75 @@ def test_a_missing_or_damaged_tokenizer_is_a_model_error(tiny_model, tmp_path, c
         (tmp_path / "copy" / "tokenizer.json").write_text(content)
     with pytest.raises(ModelError, match="tokenizer in"):
         load_tokenizer(Source(str(tmp_path / "copy")))
+
+
+def test_weights_that_are_missing_are_named(tiny_model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    state = load_file(tmp_path / "copy" / "model.safetensors")
+    del state["model.norm.weight"]
+    save_file(state, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 'model\.norm\.weight'"):
+        loaded(ModelConfig(path=str(tmp_path / "copy"), quantization="none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "positions"),
+    [
+        ("bert", int(1e30), 128),
+        ("bert", 64, 64),
+        ("roberta", int(1e30), 126),  # of its 128 places the first belongs to no token, the second to padding
+        ("roberta", 100, 100),
+        ("llama", int(1e30), 2048),
+        ("t5", 128, int(1e30)),
+    ],
+)
+def test_a_tokenizer_knows_how_many_tokens_the_model_can_read(tmp_path, name, stated, positions):
+    shutil.copytree(tiny(name), tmp_path / "copy")
+    path = tmp_path / "copy" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": stated}))
+    assert load_tokenizer(Source(str(tmp_path / "copy"))).model_max_length == positions
+
+
+@pytest.fixture(scope="module", params=["nf4", "int8"])
+def stored(request, tiny_model, tmp_path_factory):
+    """A folder whose weights were quantized before they were saved, and how."""
+    config = ModelConfig(path=str(tiny_model), quantization=request.param, dtype="float32")
+    folder = tmp_path_factory.mktemp("stored") / request.param
+    shutil.copytree(tiny_model, folder)
+    (folder / "model.safetensors").unlink()
+    loaded(config).save_pretrained(folder)
+    return folder, request.param
+
+
+@pytest.mark.parametrize("asked", ["none", "nf4", "int8"])
+def test_weights_that_were_stored_quantized_stay_as_they_are(stored, asked):
+    folder, kind = stored
+    config = ModelConfig(path=str(folder), quantization=asked, dtype="float32")
+    assert held_kind(settings_of(find_model(config)), config) == kind
+    layer = loaded(config).model.layers[0].mlp.up_proj
+    assert type(layer) is {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}[kind]
+    assert getattr(layer, "support_avx512bf16_for_cpu", False) is False
+
+
+@pytest.mark.parametrize(
+    ("method", "library"), [("gptq", "optimum gptqmodel"), ("awq", "gptqmodel"), ("quanto", "optimum-quanto")]
+)
+def test_a_stored_kind_whose_library_is_absent_names_it(tiny_model, tmp_path, monkeypatch, method, library):
+    from transformers import quantizers
+
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    path = tmp_path / "copy" / "config.json"
+    settings = {"quant_method": method, "bits": 4, "weights": "int8"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": settings}))
+    config = ModelConfig(path=str(tmp_path / "copy"))
+    for module, name in (("quantizer_gptq", "is_optimum"), ("quantizer_awq", "is_gptqmodel")):
+        monkeypatch.setattr(getattr(quantizers, module), f"{name}_available", lambda: False)
+    monkeypatch.setattr(quantizers.quantizer_quanto, "is_optimum_quanto_available", lambda: False)
+    assert held_kind(settings_of(find_model(config)), config) == method
+    with pytest.raises(MissingDependencyError, match=f"stored as {method}, .*`pip install {library}`"):
+        loaded(config)
 
 
 @pytest.mark.parametrize("name", ["trust_remote_code", "code_revision"])

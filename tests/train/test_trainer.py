@@ -17,8 +17,9 @@ from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.config import TrainConfig
 from peftkit.errors import ConfigError, TrainingError
 from peftkit.model.load import resolved_dtype
+from peftkit.train.arguments import training_arguments
 from peftkit.train.callbacks import MetricsCallback
-from peftkit.train.trainer import training_arguments, training_dataset
+from peftkit.train.trainer import training_dataset
 
 from ..stages import Stages, make_visible
 

@@ -7,7 +7,9 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from peftkit.evaluate.answers import Answer
-from peftkit.evaluate.metrics import Judged, compare
+from peftkit.evaluate.compare import compare
+from peftkit.evaluate.metric import Judged
+from peftkit.evaluate.metrics import find_metrics
 
 LABELS = ("a", "b", "c")
 ALL = ("accuracy", "macro_f1", "likelihood_accuracy", "valid_answers")
@@ -16,11 +18,13 @@ ALL = ("accuracy", "macro_f1", "likelihood_accuracy", "valid_answers")
 def judged(expected, answered, labels=LABELS):
     """Judge answers given as labels, None for an answer that is no label; scores prefer label `a`."""
     answers = [Answer("", label, {name: -place for place, name in enumerate(labels)}) for label in answered]
-    return Judged.of(expected, answers, labels)
+    return Judged(expected, answers, labels=labels)
 
 
 def compared(expected, before, after, metrics=ALL, **settings):
-    return compare(judged(expected, before), judged(expected, after), metrics, **({"samples": 200} | settings))
+    return compare(
+        judged(expected, before), judged(expected, after), find_metrics(metrics), **({"samples": 200} | settings)
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
