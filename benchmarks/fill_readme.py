@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from suite import JOBS
+
 from peftkit import screen
 from peftkit.adapter.method_list import list_methods, parameters
 from peftkit.adapter.methods import FIGURES
@@ -39,6 +41,7 @@ def fill(text: str) -> str:
     for name, table in (
         ("ending", ending()),
         ("main-job", main_job()),
+        ("suite", suite()),
         ("throughput", throughput()),
         ("methods", methods()),
     ):
@@ -86,6 +89,52 @@ def main_job() -> str:
         f"{_percent(was)} to {_percent(now)} (median of the seeds)."
     )
     return "\n".join(lines) + f"\n\n{note} {_where(result)}\n"
+
+
+def suite() -> str:
+    """Return the tables of what each recipe reached: the metric that decides, and all of them."""
+    measured = [name for name in JOBS if (HERE / "results" / "suite" / f"{name}.json").is_file()]
+    results = {name: _read(f"suite/{name}.json") for name in measured}
+    lines = [
+        "| run | base model | rows trained, held out | metric | before | after | paired difference (95% interval) "
+        "| in all | peak memory |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    every = [
+        "| run | metric | before | after | paired difference (95% interval) |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for name, result in results.items():
+        rows = [_metric(result, key) for key in result["metrics"]]
+        cells = (
+            name,
+            result["model"],
+            f"{result['rows']['train']:,}, {result['rows']['test']:,}",
+            *rows[0],
+            f"{result['time']['total']:.0f} s",
+            f"{result['memory']['peak_rss'] / 1e9:.2f} GB",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+        every += [f"| {' | '.join((name, *cells))} |" for cells in rows]
+    first = next(iter(results.values()))
+    note = f"One seed each. {_where(first | {'command': 'python benchmarks/suite.py'})}"
+    details = "<details>\n<summary>All metrics</summary>\n\n" + "\n".join(every) + "\n\n</details>"
+    return "\n".join(lines) + f"\n\n{note}\n\n{details}\n"
+
+
+def _metric(result: dict[str, Any], key: str) -> tuple[str, str, str, str]:
+    """Return a metric's name, its value before and after, and the difference with its interval."""
+    described = result["metrics"][key]
+    values = [result[part][key]["value"] for part in PARTS]
+    change = [result["difference"][key][name] for name in ("value", "low", "high")]
+    if None in (*values, *change):
+        return described["name"], *("not defined" if value is None else f"{value:.3g}" for value in values), ""
+    if described["percent"]:
+        low, high = 100 * change[1], 100 * change[2]
+        moved = f"{100 * change[0]:+.1f} points ({low:+.1f} to {high:+.1f})"
+        return described["name"], _percent(values[0]), _percent(values[1]), moved
+    moved = f"{change[0]:+.3g} ({change[1]:+.3g} to {change[2]:+.3g})"
+    return described["name"], f"{values[0]:.3g}", f"{values[1]:.3g}", moved
 
 
 def throughput() -> str:

@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from peftkit import machine
-from peftkit.data.prepare import prepare_data
-from peftkit.pipeline import find_base
 from peftkit.resolve import resolve
+from peftkit.stages import prepare
 from peftkit.ui import UI
 
 HERE = Path(__file__).parent
@@ -51,12 +50,12 @@ def make_job(steps: int, scratch: str) -> dict[str, object]:
     """Return the main job's model and rows, as token ids."""
     resolved = resolve("sentiment")
     config = resolved.config
-    source, encoder = find_base(config, UI(quiet=True))
+    _, base, data = prepare(resolved, UI(quiet=True))
     batch = config.train.per_device_train_batch_size
     accumulation = config.train.gradient_accumulation_steps
-    examples = prepare_data(config, resolved.recipe, encoder).train[: steps * batch * accumulation]
+    examples = data.train[: steps * batch * accumulation]
     return {
-        "model": source.path,
+        "model": base.source.path,
         "dtype": machine.fast_dtype(),
         "output": scratch,
         "steps": steps,

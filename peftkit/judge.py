@@ -11,6 +11,7 @@ from peftkit import machine, screen
 from peftkit.errors import ConfigError, DataError
 from peftkit.resolve import resolve
 from peftkit.rundir import RunFolder, write_json
+from peftkit.stages import compare_answers, judge_rows
 from peftkit.ui import UI
 
 
@@ -53,7 +54,6 @@ def evaluate_run(
     from peftkit.adapter.trained import open_adapter
     from peftkit.data.prepare import prepare_data
     from peftkit.data.read import read_data
-    from peftkit.pipeline import compare_answers, judge_rows
 
     ui = ui or UI(quiet=True)
     if split not in ("test", "validation"):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit import machine, screen
-from peftkit.config import RunConfig
-from peftkit.recipe import Recipe
+from peftkit.record import write_passport_and_card, write_predictions
 from peftkit.resolve import Resolved, resolve
 from peftkit.rundir import RunFolder, write_json, write_lines, write_text
+from peftkit.stages import FoundModel, compare_answers, judge_rows, prepare, require_metrics
 from peftkit.ui import UI, percent
 from peftkit.yaml_file import to_yaml
 
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, Trainer
 
-    from peftkit.data.examples import Example, RowEncoder
     from peftkit.data.prepare import Prepared
-    from peftkit.data.read import Found
-    from peftkit.evaluate.answers import Answer
-    from peftkit.model.family import Family
-    from peftkit.model.load import Source
     from peftkit.train.callbacks import MetricsCallback
 
 
@@ -101,121 +96,6 @@ def check(
     return prepare(resolved, ui)[2].report
 
 
-def require_metrics(resolved: Resolved) -> None:
-    """Refuse metrics that are unknown or judge another kind of task, before anything is trained for them."""
-    from peftkit.evaluate.metrics import find_metrics
-
-    find_metrics(resolved.recipe.metrics, resolved.config.task.kind)
-
-
-@dataclass(frozen=True)
-class FoundModel:
-    """A base model that is not loaded yet.
-
-    Attributes:
-        source: Where it is.
-        family: How it answers.
-        encoder: Writes rows for it.
-        held: How its weights are held once it is loaded: as they were stored, else as `model.quantization` says.
-    """
-
-    source: Source
-    family: Family
-    encoder: RowEncoder
-    held: str
-
-
-def prepare(resolved: Resolved, ui: UI) -> tuple[RunConfig, FoundModel, Prepared]:
-    """Read the data, find the base model, encode the rows, and show the check.
-
-    Returns:
-        The configuration with what was found in the data (labels, scale of scores), the base model, and the data.
-    """
-    from peftkit.data.encoders import make_encoder
-    from peftkit.data.prepare import prepare_data
-    from peftkit.data.read import read_data
-    from peftkit.data.score_scale import with_score_scale
-    from peftkit.model.family import family_of
-    from peftkit.model.load import find_model, load_tokenizer, settings_of
-    from peftkit.model.quantize import held_kind
-
-    config = resolved.config
-    source = find_model(config.model, ui.note)
-    machine.trim()
-    family = family_of(source, config)
-    found = read_data(config, resolved.recipe)
-    config = with_score_scale(with_labels(config, found), found.rows)
-    encoder = make_encoder(family, load_tokenizer(source, config.model.extra), config)
-    with ui.progress("rows encoded", len(found.rows) + len(found.held_out)) as bar:
-        prepared = prepare_data(config, found, encoder, lambda done, total: bar.to(done))
-    screen.show_data(ui, prepared.report)
-    held = held_kind(settings_of(source), config.model)
-    return config, FoundModel(source, family, encoder, held), prepared
-
-
-def with_labels(config: RunConfig, found: Found) -> RunConfig:
-    """Return the configuration with the labels that the data have, where it names none."""
-    if found.labels == config.task.labels:
-        return config
-    return config.model_copy(update={"task": config.task.model_copy(update={"labels": found.labels})})
-
-
-def judge_rows(
-    model: PeftModel,
-    family: Family,
-    encoder: RowEncoder,
-    examples: Sequence[Example],
-    config: RunConfig,
-    ui: UI,
-    what: str,
-) -> list[Answer]:
-    """Let a model answer held-out rows, with a progress bar."""
-    from peftkit.evaluate.ask import judge_examples
-
-    done = 0
-    with ui.progress(what, len(examples)) as bar:
-
-        def on_batch(count: int) -> None:
-            nonlocal done
-            done += count
-            bar.to(done)
-
-        return judge_examples(model.eval(), family, encoder, examples, config, on_batch)
-
-
-def compare_answers(
-    config: RunConfig, recipe: Recipe, examples: Sequence[Example], before: Sequence[Answer], after: Sequence[Answer]
-) -> dict[str, Any]:
-    """Judge both models' answers with the recipe's metrics, for all rows and for each group."""
-    from peftkit.evaluate.compare import compare, compare_groups
-    from peftkit.evaluate.metric import Judged
-    from peftkit.evaluate.metrics import find_metrics
-
-    if not examples:
-        return {"before": {}, "after": {}, "difference": {}, "metrics": {}}
-
-    def judged(answers: Sequence[Answer]) -> Judged:
-        return Judged(
-            [example.expected for example in examples],
-            answers,
-            [example.columns for example in examples],
-            config.task.labels or (),
-            config.task.separator,
-        )
-
-    was, now = judged(before), judged(after)
-    metrics = find_metrics(recipe.metrics)
-    samples = config.evaluate.bootstrap_samples
-    compared = compare(was, now, metrics, samples=samples)
-    if config.evaluate.group_by is not None:
-        groups = [example.columns[config.evaluate.group_by] for example in examples]
-        compared["by_group"] = {
-            "column": config.evaluate.group_by,
-            **compare_groups(was, now, groups, metrics, samples=samples),
-        }
-    return compared
-
-
 class _Run:
     """One run on its way: the stages in order, and how long each took."""
 
@@ -264,9 +144,10 @@ class _Run:
         with self.stage("evaluate_after", f"5/6 Adapted model on {len(test)} held-out rows"):
             after = judge_rows(model, base.family, base.encoder, test, self.config, self.ui, "answered")
         with self.stage("write", "6/6 Adapter and report"):
-            self.write_predictions(test, before, after)
-            compared = compare_answers(self.config, self.resolved.recipe, test, before, after)
-            self.write_passport(model, base, data, compared)
+            write_predictions(self.folder.predictions, self.config, test, before, after)
+            recipe = self.resolved.recipe
+            compared = compare_answers(self.config, recipe, test, before, after)
+            write_passport_and_card(self.folder.adapter, recipe, self.config, model, base, data, compared)
         summary = self.summary(base.held, compared, trained, parameters, converted)
         write_json(self.folder.summary, summary)
         self.report()
@@ -342,74 +223,6 @@ class _Run:
             "trained_tokens": round(trained_tokens * epochs),
             "tokens_per_second": round(last["tokens"] / last["seconds"], 1),
         }
-
-    def write_predictions(self, test: Sequence[Example], before: Sequence[Answer], after: Sequence[Answer]) -> None:
-        """Write both models' answers side by side."""
-        write_lines(
-            self.folder.predictions,
-            (
-                {
-                    "row": number,
-                    "where": example.where,
-                    "columns": dict(example.columns),
-                    "expected": example.expected,
-                    "before": self.prediction(example, was),
-                    "after": self.prediction(example, now),
-                }
-                for number, (example, was, now) in enumerate(zip(test, before, after, strict=True), 1)
-            ),
-        )
-
-    def prediction(self, example: Example, given: Answer) -> dict[str, Any]:
-        """Return what `predictions.jsonl` holds of one answer; what the task has none of is left out."""
-        from peftkit.evaluate.label_metrics import expected_labels
-
-        kind = self.config.task.kind
-        if kind in ("chat", "completion"):
-            return {"nll": round(given.nll, 4), "tokens": given.tokens, "hits": given.hits}
-        if kind != "classification":
-            return given.as_json()
-        right = given.valid and given.chosen == expected_labels(example.expected, self.config.task.separator)
-        return {"label": given.label, **given.as_json(), "correct": right}
-
-    def write_passport(self, model: PeftModel, base: FoundModel, data: Prepared, compared: Mapping[str, Any]) -> None:
-        """Write the passport and the card beside the adapter."""
-        from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
-        from peftkit.adapter.card import write_card
-        from peftkit.adapter.passport import Base, Passport, Tokenizer, file_hash, write_passport
-        from peftkit.model.fingerprint import fingerprint, text_hash, tokenizer_hash
-        from peftkit.model.load import resolved_dtype
-
-        passport = Passport(
-            recipe=self.resolved.recipe.name,
-            intended_use=self.resolved.recipe.intended_use,
-            base=Base(
-                path=self.config.model.path,
-                revision=self.config.model.revision,
-                architecture=type(model.get_base_model()).__name__,
-                fingerprint=fingerprint(base.source),
-                quantization=base.held,
-                dtype=str(resolved_dtype(self.config.model)).removeprefix("torch."),
-            ),
-            tokenizer=Tokenizer(
-                vocabulary_sha256=tokenizer_hash(base.encoder.tokenizer),
-                template_sha256=text_hash(base.encoder.template),
-                template=base.encoder.template,
-            ),
-            config=self.config,
-            data={
-                "source": data.report["source"],
-                "rows": {name: split["rows"] for name, split in data.report["splits"].items()},
-            },
-            before=compared["before"],
-            after=compared["after"],
-            difference=compared["difference"],
-            metrics=compared["metrics"],
-            versions=machine.versions(),
-            files={name: file_hash(self.folder.adapter / name) for name in (WEIGHTS, PEFT_CONFIG)},
-        )
-        write_passport(self.folder.adapter, passport)
-        write_card(self.folder.adapter, passport)
 
     def summary(
         self,

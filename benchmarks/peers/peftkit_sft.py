@@ -4,14 +4,13 @@ import json
 import sys
 from pathlib import Path
 
-import torch
 from stopwatch import Stopwatch
 
 from peftkit.adapter.attach import attach
-from peftkit.config import AdapterConfig, ModelConfig, TrainConfig
-from peftkit.data.encode import Example
+from peftkit.config import AdapterConfig, ModelConfig, RunConfig, TrainConfig
+from peftkit.data.examples import Example
 from peftkit.model.load import Source, load_model, load_tokenizer
-from peftkit.train.trainer import AdapterTrainer, training_arguments, training_dataset
+from peftkit.train.trainers import make_trainer
 
 
 def main() -> None:
@@ -20,12 +19,11 @@ def main() -> None:
     source = Source(job["model"])
     base = ModelConfig(path=job["model"], quantization="nf4", dtype=job["dtype"])
     adapter = AdapterConfig(r=job["r"], lora_alpha=job["lora_alpha"])
-    adapted = attach(load_model(source, base), adapter, base=base, seed=job["seed"])
     examples = []
     for ids, labels in zip(job["input_ids"], job["labels"], strict=True):
         prompt = labels.count(-100)
         examples.append(Example("", {}, "", ids[:prompt], ids[prompt:], False))
-    config = TrainConfig(
+    train = TrainConfig(
         learning_rate=job["learning_rate"],
         max_steps=job["steps"],
         per_device_train_batch_size=job["batch"],
@@ -33,9 +31,11 @@ def main() -> None:
         seed=job["seed"],
         extra={"save_strategy": "no"},
     )
-    arguments = training_arguments(config, Path(job["output"]), getattr(torch, job["dtype"]))
+    config = RunConfig(recipe="sentiment", model=base, adapter=adapter, train=train)
+    adapted = attach(load_model(source, config, "causal"), adapter, base=base, seed=job["seed"])
     watch = Stopwatch()
-    AdapterTrainer(adapted, arguments, training_dataset(examples), load_tokenizer(source), [watch]).train()
+    output = Path(job["output"])
+    make_trainer(adapted, "causal", load_tokenizer(source), examples, config, output, [watch]).train()
     sys.stdout.write("\n" + json.dumps(watch.result()) + "\n")
 
 
