@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,29 +132,21 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         AdapterError: A file is absent or damaged, the method is none that can be loaded, or tensors are missing, left
             over, or of another shape.
     """
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    written, state = _read(folder)
-    name = str(written.get("peft_type"))
-    try:
-        refused = "none" in find_method(name).refuses
-    except ValueError:
-        refused = True
-    if refused:
-        raise AdapterError(f"the adapter in '{folder}' is of the kind {name}, which cannot be loaded here")
+    written, state = read_adapter(folder)
+    settings = saved_settings(written, folder)
+    name = str(settings.peft_type.value)
     if trainable and name in ("P_TUNING", "PREFIX_TUNING"):
         raise AdapterError(f"the adapter in '{folder}' holds the finished prompt of {name}, which cannot be trained on")
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING[name]
-    fitting = {one.name: written[one.name] for one in dataclasses.fields(kind) if written.get(one.name) is not None}
+    settings.inference_mode = settings.is_prompt_learning and not trainable
     try:
-        settings = kind(**fitting)
-        settings.inference_mode = settings.is_prompt_learning and not trainable
         adapted = get_peft_model(model, settings)
     except _REFUSALS as error:
         raise AdapterError(f"the adapter in '{folder}' does not fit the base model: {first_line(error)}") from error
     _train_in_float32(adapted)
     _answer_in_one_dtype(adapted)
-    _require_same(state, get_peft_model_state_dict(adapted, save_embedding_layers=False), folder)
+    require_same(state, get_peft_model_state_dict(adapted, save_embedding_layers=False), folder)
     set_peft_model_state_dict(adapted, state)
     if not trainable:
         settings.inference_mode = True
@@ -161,7 +154,39 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     return adapted.eval()
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def saved_settings(written: dict[str, Any], folder: Path) -> Any:
+    """Return PEFT's configuration of a saved adapter; keys that this PEFT does not know are left out.
+
+    Args:
+        written: The content of its `adapter_config.json`.
+        folder: Where it was read from.
+
+    Raises:
+        AdapterError: The method is none that can be loaded here, or its settings are refused.
+    """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    name = str(written.get("peft_type"))
+    try:
+        refused = "none" in find_method(name).refuses
+    except ValueError:
+        refused = True
+    if refused:
+        raise AdapterError(f"the adapter in '{folder}' is of the kind {name}, which cannot be loaded here")
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[name]
+    fitting = {one.name: written[one.name] for one in dataclasses.fields(kind) if written.get(one.name) is not None}
+    try:
+        return kind(**fitting)
+    except _REFUSALS as error:
+        raise AdapterError(f"the adapter in '{folder}' has settings that PEFT refuses: {first_line(error)}") from error
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read an adapter's settings as they were written, and its tensors by their names in the file.
+
+    Raises:
+        AdapterError: A file is absent or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -177,7 +202,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return settings, state
 
 
-def _require_same(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], folder: Path) -> None:
+def require_same(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Refuse an adapter that lacks a tensor, has one too many, or has one of another shape.
+
+    Raises:
+        AdapterError: It does.
+    """
     missing = sorted(wanted.keys() - state.keys())
     unexpected = sorted(state.keys() - wanted.keys())
     misshaped = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)

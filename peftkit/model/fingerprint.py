@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftkit.errors import ModelError
 from peftkit.model.assets import cache_folder
 from peftkit.model.load import Source
+from peftkit.model.weight_files import BLOCK, read_weight_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_BLOCK = 1 << 22
-_MAX_HEADER = 100_000_000
 
 
 def fingerprint(source: Source) -> str:
@@ -28,7 +25,7 @@ def fingerprint(source: Source) -> str:
     Raises:
         ModelError: The weights are not on this machine as .safetensors files.
     """
-    folder = source.folder or _hub_folder(source)
+    folder = local_folder(source)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"'{source.path}' has no .safetensors weights on this machine to take a fingerprint of")
@@ -52,7 +49,14 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _hub_folder(source: Source) -> Path:
+def local_folder(source: Source) -> Path:
+    """Return the folder that a model's files are in: its own, or the one in the hub's cache.
+
+    Raises:
+        ModelError: The hub's cache has no such model.
+    """
+    if source.folder is not None:
+        return source.folder
     from huggingface_hub import snapshot_download
 
     try:
@@ -72,10 +76,7 @@ def _cached_digests(file: Path) -> dict[str, str]:
         found = None
     if isinstance(found, dict):
         return found
-    try:
-        digests = _tensor_digests(file)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"'{file}' is not a safetensors file, or is damaged; fetch it again") from error
+    digests = tensor_digests(file)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         temporary = cached.with_suffix(f".tmp-{os.getpid()}")
@@ -86,28 +87,23 @@ def _cached_digests(file: Path) -> dict[str, str]:
     return digests
 
 
-def _tensor_digests(file: Path) -> dict[str, str]:
-    """Hash each tensor of a safetensors file: 8 bytes of header length, the JSON header, then the data."""
+def tensor_digests(file: Path) -> dict[str, str]:
+    """Return the sha256 of each tensor of a safetensors file, over its dtype, shape and bytes.
+
+    Raises:
+        ModelError: It is no safetensors file, or is damaged.
+    """
+    digests = {}
     with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > _MAX_HEADER:
-            raise ModelError(f"'{file}' is not a safetensors file, or is damaged")
-        text = stream.read(length)
-        if len(text) < length:
-            raise ModelError(f"'{file}' ends before its header does; fetch it again")
-        header: dict[str, Any] = json.loads(text)
-        header.pop("__metadata__", None)
-        digests = {}
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-            start, end = entry["data_offsets"]
-            stream.seek(8 + length + start)
-            digest = hashlib.sha256(f"{entry['dtype']}{entry['shape']}".encode())
-            remaining = end - start
+        for tensor in read_weight_file(file).tensors:
+            stream.seek(tensor.start)
+            digest = hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode())
+            remaining = tensor.size
             while remaining:
-                block = stream.read(min(_BLOCK, remaining))
+                block = stream.read(min(BLOCK, remaining))
                 if not block:
-                    raise ModelError(f"'{file}' ends before its tensor '{name}' does; fetch it again")
+                    raise ModelError(f"'{file}' ends before its tensor '{tensor.name}' does; fetch it again")
                 digest.update(block)
                 remaining -= len(block)
-            digests[name] = digest.hexdigest()
-        return digests
+            digests[tensor.name] = digest.hexdigest()
+    return digests

@@ -78,7 +78,7 @@ def test_one_changed_byte_counts(tmp_path):
 
 def test_tensors_larger_than_a_block_are_read_whole(tmp_path, monkeypatch):
     whole = write(tmp_path / "one", tensors())
-    monkeypatch.setattr(module, "_BLOCK", 7)
+    monkeypatch.setattr(module, "BLOCK", 7)
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "elsewhere"))
     assert fingerprint(Source(str(tmp_path / "one"))) == whole
 
@@ -86,8 +86,8 @@ def test_tensors_larger_than_a_block_are_read_whole(tmp_path, monkeypatch):
 def test_a_file_is_read_once_until_its_size_or_time_changes(tmp_path, monkeypatch, cache):
     source = Source(str(tmp_path / "one"))
     read = []
-    original = module._tensor_digests
-    monkeypatch.setattr(module, "_tensor_digests", lambda file: read.append(file.name) or original(file))
+    original = module.tensor_digests
+    monkeypatch.setattr(module, "tensor_digests", lambda file: read.append(file.name) or original(file))
     whole = write(tmp_path / "one", tensors())
     assert fingerprint(source) == whole
     assert read == ["model-0.safetensors"]

@@ -1,0 +1,213 @@
+"""The safetensors files of a model: which tensor stands where, and its rows without loading the rest.
+
+A safetensors file is 8 bytes of header length, a JSON header, and the tensors' bytes one after another
+(https://github.com/huggingface/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from peftkit.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+BLOCK = 1 << 22
+"""Bytes that are read at once where a whole tensor is not needed."""
+_MAX_HEADER = 100_000_000
+_TORCH_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a file.
+
+    Attributes:
+        name: Its name.
+        file: The file that holds it.
+        dtype: Its type by the format's name, such as `BF16`.
+        shape: Its shape.
+        start: Where its bytes begin in the file.
+        size: How many bytes it has.
+    """
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the matrix that it is read as: its last dimension is a row, all others count rows."""
+        return math.prod(self.shape[:-1]) if len(self.shape) > 1 else math.prod(self.shape)
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of that matrix; one for a vector."""
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Its type in torch.
+
+        Raises:
+            ModelError: torch has no such type.
+        """
+        import torch
+
+        if self.dtype not in _TORCH_NAMES:
+            raise ModelError(f"the tensor '{self.name}' in '{self.file}' is of type {self.dtype}, which is not read")
+        dtype = getattr(torch, _TORCH_NAMES[self.dtype])
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+
+    def read_rows(self, stream: BinaryIO, first: int, count: int) -> torch.Tensor:
+        """Read rows from a stream of its file.
+
+        Returns:
+            Shape (count, columns), in its own dtype; the memory is the caller's.
+        """
+        import torch
+
+        width = self.size // self.rows
+        block = bytearray(count * width)
+        stream.seek(self.start + first * width)
+        if stream.readinto(block) != len(block):  # type: ignore[attr-defined]
+            raise ModelError(f"'{self.file}' ends before its tensor '{self.name}' does; fetch it again")
+        return torch.frombuffer(block, dtype=self.torch_dtype).reshape(count, self.columns)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file: its header with the length before it, and its tensors in the order of their bytes."""
+
+    path: Path
+    header: bytes
+    tensors: tuple[StoredTensor, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.header) + sum(tensor.size for tensor in self.tensors)
+
+
+def weight_files(folder: Path) -> list[WeightFile]:
+    """Return the files that transformers would load from a folder: those of its index, else the single one, else all.
+
+    Raises:
+        ModelError: There are none, one is damaged, or a tensor stands in two of them.
+    """
+    files = [read_weight_file(path) for path in _paths(folder)]
+    seen: dict[str, Path] = {}
+    for file in files:
+        for tensor in file.tensors:
+            if tensor.name in seen:
+                raise ModelError(f"'{tensor.name}' stands in '{seen[tensor.name]}' and in '{file.path}'; remove one")
+            seen[tensor.name] = file.path
+    return files
+
+
+def _paths(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"'{index}' is damaged; fetch the model again") from error
+        for name in names:
+            if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
+                raise ModelError(f"'{index}' names the file '{name}', which '{folder}' does not hold")
+        return [folder / name for name in names]
+    found = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise ModelError(f"'{folder}' holds no .safetensors weights")
+    return found
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """Read a file's header, and check that its tensors fill the file without a gap.
+
+    Raises:
+        ModelError: It is no safetensors file, or is damaged.
+    """
+    damaged = f"'{path}' is not a safetensors file, or is damaged; fetch it again"
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > _MAX_HEADER:
+                raise ModelError(damaged)
+            text = stream.read(length)
+            if len(text) < length:
+                raise ModelError(f"'{path}' ends before its header does; fetch it again")
+        header: dict[str, Any] = json.loads(text)
+        header.pop("__metadata__", None)
+        tensors = sorted(_tensors(path, header, 8 + length), key=lambda tensor: (tensor.start, tensor.size))
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(damaged) from error
+    end = 8 + length
+    for tensor in tensors:
+        if tensor.start != end or tensor.size < 0:
+            raise ModelError(damaged)
+        end += tensor.size
+    if end > path.stat().st_size:
+        raise ModelError(f"'{path}' ends before its tensor '{tensors[-1].name}' does; fetch it again")
+    return WeightFile(path, struct.pack("<Q", length) + text, tuple(tensors))
+
+
+def _tensors(path: Path, header: dict[str, Any], data: int) -> Iterator[StoredTensor]:
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        yield StoredTensor(name, path, str(entry["dtype"]), tuple(entry["shape"]), data + begin, end - begin)
+
+
+def format_name(dtype: torch.dtype) -> str:
+    """Return the format's name of a type of torch."""
+    plain = str(dtype).removeprefix("torch.")
+    return next(name for name, torch_name in _TORCH_NAMES.items() if torch_name == plain)
+
+
+def write_header(entries: dict[str, tuple[str, tuple[int, ...], int]], metadata: dict[str, str] | None) -> bytes:
+    """Return a header with its length before it, padded to a multiple of 8 bytes.
+
+    Args:
+        entries: dtype, shape and bytes of each tensor by name, in the order of their bytes.
+        metadata: What stands under `__metadata__`.
+    """
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name, (dtype, shape, size) in entries.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def metadata_of(file: WeightFile) -> dict[str, str] | None:
+    """Return what stands under `__metadata__` in a file's header."""
+    found: dict[str, str] | None = json.loads(file.header[8:]).get("__metadata__")
+    return found
