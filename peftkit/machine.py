@@ -98,6 +98,13 @@ def peak_cuda() -> tuple[int, int] | None:
     return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
 
 
+def available_memory() -> int:
+    """Return how many bytes of main memory can be had without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def trim() -> None:
     """Give memory that was freed back to the system: glibc keeps it for this process otherwise."""
     gc.collect()

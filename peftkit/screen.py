@@ -140,8 +140,8 @@ def show_metrics(ui: UI, summary: Mapping[str, Any]) -> None:
     rows = [
         (
             described["name"],
-            *(_figure(summary[which][key], described) for which in ("before", "after")),
-            _change(summary["difference"][key], described),
+            *(figure_text(summary[which][key], described) for which in ("before", "after")),
+            change_text(summary["difference"][key], described),
         )
         for key, described in summary["metrics"].items()
     ]
@@ -151,18 +151,20 @@ def show_metrics(ui: UI, summary: Mapping[str, Any]) -> None:
             described = summary["metrics"][one["metric"]]
             ui.warn(
                 f"{which} training, rows with {summary['by_group']['column']}={one['group']} are served worse than the "
-                f"others: {described['name']} {_change(one, described)}"
+                f"others: {described['name']} {change_text(one, described)}"
             )
 
 
-def _figure(interval: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+def figure_text(interval: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    """Write a metric with its interval."""
     if interval["value"] is None:
         return "not defined"
     write = percent if described["percent"] else _number
     return f"{write(interval['value'])} ({write(interval['low'])} to {write(interval['high'])})"
 
 
-def _change(interval: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+def change_text(interval: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    """Write the difference of a metric with its interval."""
     if interval["value"] is None:
         return "not defined"
     if described["percent"]:

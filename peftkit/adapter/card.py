@@ -28,12 +28,13 @@ def write_card(folder: Path, passport: Passport) -> None:
         finalize=markdown,
     )
     card = environment.get_template("card.md.j2").render(
-        passport=passport, method=find_method(passport.config.adapter.method).title, figure=_figure
+        passport=passport, method=find_method(passport.config.adapter.method).title, figure=figure
     )
     write_text(folder / "README.md", card)
 
 
-def _figure(value: float | None, percent: bool) -> str:
+def figure(value: float | None, percent: bool) -> str:
+    """Write a metric's value."""
     return "not defined" if value is None else f"{100 * value:.1f}%" if percent else f"{value:.4g}"
 
 

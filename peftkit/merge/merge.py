@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from peftkit import machine
-from peftkit.merge.inputs import open_inputs
-from peftkit.merge.plan import make_plan
-from peftkit.merge.record import Onto, key_of, record_of
-from peftkit.merge.staging import RECORD, Staging, require_free
-from peftkit.merge.write import write_merged
+from peftkit.errors import AdapterError, ConfigError
+from peftkit.merge.adapted import NotStreamable
+from peftkit.merge.card import write_merge_card
+from peftkit.merge.choice import choose
+from peftkit.merge.held_out import HeldOut, find_held_out
+from peftkit.merge.inputs import Inputs, open_inputs
+from peftkit.merge.plan import Plan, make_plan
+from peftkit.merge.proof import prove_files, prove_model
+from peftkit.merge.record import Onto, key_of, read_record, record_of
+from peftkit.merge.staging import RECORD, Staging, alone_beside, require_free
+from peftkit.merge.through_peft import changes_through_peft
+from peftkit.merge.write import trained_weights, write_merged
 from peftkit.rundir import write_json
 from peftkit.ui import UI
+
+ROWS = 100
+"""Most rows that a merge is judged on."""
 
 
 def merge(
@@ -23,6 +34,8 @@ def merge(
     base: str | None = None,
     onto: Onto | None = None,
     force: bool = False,
+    proof: bool = True,
+    rows: int = ROWS,
     ui: UI | None = None,
 ) -> dict[str, Any]:
     """Merge adapters into the weights of their base model.
@@ -32,8 +45,10 @@ def merge(
         out: Folder of the merged model; it must not exist.
         base: The base model, as for `model.path`; None takes the one that the adapter names.
         onto: `original` adds to the weights as they are stored, `trained` to those that training saw, quantized and
-            dequantized again.
+            dequantized again; None takes what is better on the run's validation rows.
         force: Write over an earlier merge, and note what was wrong instead of refusing it.
+        proof: Whether to load the result and prove that it is what was merged.
+        rows: Most rows that it is judged on.
         ui: Where progress is shown; silent by default.
 
     Returns:
@@ -48,12 +63,119 @@ def merge(
     inputs = open_inputs(adapters, base, force=force, progress=ui.note)
     for warning in (*inputs.warnings, *inputs.forced):
         ui.warn(warning)
-    chosen = onto or "original"
-    plan = make_plan(inputs, onto_trained=chosen == "trained")
-    staging = Staging(out, key_of(inputs, chosen))
-    with staging.opened(ui.note):
-        seen = write_merged(inputs, plan, staging, chosen, ui, force=force)
-        record = record_of(inputs, plan, chosen, seen)
+    kinds = _kinds(inputs, onto)
+    judged = find_held_out(inputs, ui) if proof or len(kinds) > 1 else None
+    with ExitStack() as stack:
+        stack.enter_context(alone_beside(out, ui.note))
+        require_free(out, force=force)  # nobody made it while this one waited
+        made = {}
+        for kind in kinds:
+            plan = _plan(inputs, kind, ui)
+            staging = Staging(out, key_of(inputs, kind), mark="" if len(kinds) == 1 else kind)
+            stack.enter_context(staging.opened())
+            ui.stage(f"Merging into the {kind} weights" if trained_weights(inputs) else "Merging")
+            made[kind] = plan, staging, write_merged(inputs, plan, staging, kind, ui, force=force)
+        chosen, choice = kinds[0], None
+        if len(kinds) > 1 and judged is not None:
+            ui.stage("Which of both is better")
+            choice = choose(inputs, {kind: one[1].path for kind, one in made.items()}, judged, rows, ui)
+            chosen = choice["chosen"]
+            ui.say(f"onto {chosen}: {choice['why']}")
+        plan, staging, seen = made[chosen]
+        record = record_of(inputs, plan, chosen, seen, choice)
+        if proof and judged is not None:
+            record["proof"] = _prove(inputs, plan, staging.path, chosen, judged, rows, ui)
+            _require_proved(record["proof"], inputs, force=force)
+            record["forced"] = list(inputs.forced)
         write_json(staging.file(RECORD), record)
+        write_merge_card(staging.path, inputs, record)
         staging.publish(replace=force)
+        for kind, one in made.items():
+            if kind != chosen:
+                one[1].discard()
     return record
+
+
+def verify(
+    folder: Path,
+    adapters: Sequence[tuple[Path, float]],
+    *,
+    base: str | None = None,
+    onto: Onto | None = None,
+    rows: int = ROWS,
+    ui: UI | None = None,
+) -> dict[str, Any]:
+    """Prove that a merged model is what its base and adapters make, whoever merged it.
+
+    Args:
+        folder: The merged model.
+        adapters: As for `merge`; a weight that `merge.json` names is taken where none is given.
+        base: The base model; None takes the one that the adapter names.
+        onto: What it was merged onto; None takes what `merge.json` says, else the original weights.
+        rows: Most rows that it is judged on.
+        ui: Where progress is shown; silent by default.
+
+    Returns:
+        The proof: `files`, `model` and `failures`. A folder that peftkit made keeps it in `merge.json` and in its card.
+
+    Raises:
+        PeftkitError: The proof cannot be made.
+    """
+    ui = ui or UI(quiet=True)
+    machine.quiet_libraries()
+    record = read_record(folder)
+    if record is not None:
+        known = {one["name"]: one["weight"] for one in record["adapters"]}
+        adapters = [(path, known.get(path.name, weight) if weight == 1 else weight) for path, weight in adapters]
+        onto = onto or record["onto"]
+    inputs = open_inputs(adapters, base, force=False, progress=ui.note)
+    for warning in inputs.warnings:
+        ui.warn(warning)
+    kind = _kinds(inputs, onto or "original")[0]
+    plan = _plan(inputs, kind, ui)
+    proof = _prove(inputs, plan, folder, kind, find_held_out(inputs, ui), rows, ui)
+    if record is not None:
+        record["proof"] = proof
+        write_json(folder / RECORD, record)
+        write_merge_card(folder, inputs, record)
+    return proof
+
+
+def _kinds(inputs: Inputs, onto: Onto | None) -> list[Onto]:
+    """Return what to merge onto: one, or both where the better one is to be found."""
+    trained = trained_weights(inputs)
+    if onto == "trained" and trained is None:
+        why = "has no passport that says how" if inputs.passport is None else "was trained on unquantized weights"
+        raise ConfigError(f"--onto trained: the adapter in '{inputs.adapters[0].folder}' {why}; leave --onto out")
+    if trained is None:
+        return ["original"]
+    others = {one.passport.base.quantization if one.passport else None for one in inputs.adapters}
+    if onto != "original" and len(others) > 1:
+        raise ConfigError("the adapters were trained on weights that were quantized differently; take --onto original")
+    return [onto] if onto else ["trained", "original"]
+
+
+def _plan(inputs: Inputs, onto: Onto, ui: UI) -> Plan:
+    try:
+        return make_plan(inputs, onto_trained=onto == "trained")
+    except NotStreamable as error:
+        ui.note(f"{error} has to be merged by PEFT, with the whole model in memory")
+        own = changes_through_peft(inputs, onto_trained=onto == "trained")
+        return make_plan(inputs, onto_trained=onto == "trained", changes=own)
+
+
+def _prove(inputs: Inputs, plan: Plan, folder: Path, onto: Onto, judged: HeldOut, rows: int, ui: UI) -> dict[str, Any]:
+    ui.stage("Proof")
+    files = prove_files(inputs, plan, folder, onto, ui)
+    model = None if files["failures"] else prove_model(inputs, folder, onto, judged, rows, ui)
+    return {"files": files, "model": model, "failures": files["failures"] + (model["failures"] if model else [])}
+
+
+def _require_proved(proof: dict[str, Any], inputs: Inputs, *, force: bool) -> None:
+    if not proof["failures"]:
+        return
+    more = f" (and {len(proof['failures']) - 1} more)" if len(proof["failures"]) > 1 else ""
+    wrong = f"the merged model is not what it should be: {proof['failures'][0]}{more}"
+    if not force:
+        raise AdapterError(f"{wrong}; keep base and adapter apart, or pass --force to keep it all the same")
+    inputs.forced.append(wrong)

@@ -125,12 +125,13 @@ class Plan:
         return [one for file in self.files for one in file.outputs if not one.copied]
 
 
-def make_plan(inputs: Inputs, *, onto_trained: bool) -> Plan:
+def make_plan(inputs: Inputs, *, onto_trained: bool, changes: Mapping[str, Changes] | None = None) -> Plan:
     """Decide what each tensor of the merged model is made of.
 
     Args:
         inputs: Adapters and base.
         onto_trained: Whether the adapters are added to the quantized weights that training saw; a passport says which.
+        changes: What is done to each parameter, where that is known already.
 
     Raises:
         AdapterError: An adapter has a tensor without a place or lacks one, is of a kind that cannot be merged, or does
@@ -141,12 +142,7 @@ def make_plan(inputs: Inputs, *, onto_trained: bool) -> Plan:
     files = weight_files(inputs.folder)
     model = meta_model(inputs.model_class, inputs.settings)
     places = find_places(model, [tensor for file in files for tensor in file.tensors])
-    changes: dict[str, list[Change | Experts]] = defaultdict(list)
-    for adapter in inputs.adapters:
-        for name, several in changes_of(adapter, meta_model(inputs.model_class, inputs.settings)).items():
-            _require_together(changes[name], several, name, adapter)
-            changes[name] += several
-    changes = {name: several for name, several in changes.items() if several}
+    changes = _all_changes(inputs) if changes is None else changes
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     stored = {**places.tied, **dict.fromkeys(places.of, "")}
     for name, _ in model.named_parameters(remove_duplicate=False):
@@ -158,6 +154,16 @@ def make_plan(inputs: Inputs, *, onto_trained: bool) -> Plan:
         config |= _head_of(inputs, type(model).__name__)
     left_out = tuple(sorted(places.unused)) if inputs.family == "head" else ()
     return Plan(*_laid_out(files, outputs), config, tuple(sorted(untied)), left_out)
+
+
+def _all_changes(inputs: Inputs) -> dict[str, Changes]:
+    """Return what all adapters together do to each parameter."""
+    changes: dict[str, list[Change | Experts]] = defaultdict(list)
+    for adapter in inputs.adapters:
+        for name, several in changes_of(adapter, meta_model(inputs.model_class, inputs.settings)).items():
+            _require_together(changes[name], several, name, adapter)
+            changes[name] += several
+    return {name: several for name, several in changes.items() if several}
 
 
 def _require_together(known: Changes, more: Changes, name: str, adapter: Given) -> None:

@@ -34,11 +34,12 @@ class Staging:
     Args:
         out: Where the result will be.
         key: What tells this merge from another one.
+        mark: Tells it from another result that is made for the same place.
     """
 
-    def __init__(self, out: Path, key: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, key: Mapping[str, Any], mark: str = "") -> None:
         self.out = out
-        self.path = out.parent / f".{out.name}.merge"
+        self.path = out.parent / f".{out.name}.merge{mark and '-'}{mark}"
         self._state = self.path / _STATE
         self._key = dict(key)
         self._needed = 0
@@ -95,26 +96,25 @@ class Staging:
         shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
-    def opened(self, progress: Callable[[str], None] | None = None) -> Iterator[Staging]:
-        """Work on the result alone; what fails leaves nothing, and what is killed or interrupted can be taken up.
-
-        Args:
-            progress: Told when another process has to be waited for.
+    def opened(self) -> Iterator[Staging]:
+        """Work on the result; what fails leaves nothing, and what is killed or interrupted can be taken up.
 
         Raises:
             OutputError: It cannot be written.
         """
         try:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            with locked(self.out.parent, progress):
-                self._begin()
-                yield self
+            self._begin()
+            yield self
         except (OSError, PeftkitError) as error:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self.discard()
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, OSError) and isinstance(error, OSError | OutputError):
                 raise OutputError(self._why(cause)) from error
             raise
+
+    def discard(self) -> None:
+        """Take away a result that is not wanted."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def require_room(self, needed: int) -> None:
         """Refuse to start what the disk has no room for.
@@ -140,6 +140,21 @@ class Staging:
                 free = shutil.disk_usage(self.out.parent).free
                 why += f" (it needs {size(self._needed)}, and {size(free)} are free); make room, or"
         return f"{why} give another place" if why.endswith("or") else f"{why}; give another place"
+
+
+@contextmanager
+def alone_beside(out: Path, progress: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Let one process at a time merge into a folder's parent, which is made if it is not there.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"'{out}' cannot be written: {error.strerror}; give another place") from error
+    with locked(out.parent, progress):
+        yield
 
 
 def require_free(out: Path, *, force: bool) -> None:

@@ -7,6 +7,7 @@ dtype that they had, and written.
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,10 +92,14 @@ def write_file(
                 continue
             total = Realised()
             for before, wanted, rounded in merged_rows(one, trained):
-                _require_finite(rounded, one.name)
                 out.write(_bytes(rounded))
                 progress(rounded.nbytes)
                 total.add(before, wanted, rounded.to(wanted.dtype))
+            if not math.isfinite(total.along):  # one value that is not finite makes the sum so
+                raise AdapterError(
+                    f"merging gives values in '{one.name}' that are not finite in {one.dtype}; the adapter is damaged, "
+                    "or its weight too large"
+                )
             seen[one.name] = {"realised": total.share, "change": total.relative}
         out.flush()
         os.fsync(out.fileno())
@@ -160,14 +165,6 @@ class _Rows:
 
     def __call__(self, first: int, count: int) -> torch.Tensor:
         return self._held.rows(first, count) if self._held else self._stored(first, count)
-
-
-def _require_finite(values: torch.Tensor, name: str) -> None:
-    if not values.isfinite().all():
-        raise AdapterError(
-            f"merging gives values in '{name}' that are not finite in {str(values.dtype).removeprefix('torch.')}; the "
-            "adapter is damaged, or its weight too large"
-        )
 
 
 def _bytes(values: torch.Tensor) -> bytes | memoryview:

@@ -49,18 +49,20 @@ def write_merged(
             seen |= known
     staging.require_room(sum(file.size for file in todo))
     done = plan.size - sum(file.size for file in todo)
-    with ui.progress("MB written", round(plan.size / _MB)) as bar:
+    last = -(-plan.size // _MB)
+    with ui.progress("MB written", last) as bar:
 
         def more(count: int) -> None:
             nonlocal done
             done += count
-            bar.to(round(done / _MB))
+            bar.to(done // _MB)
 
         for file in todo:
             partial = staging.partial(file.name)
             own = write_file(file, partial, trained, more)
             staging.finish(file.name, partial, own)
             seen |= own
+        bar.to(last)
     _require_kept(inputs, seen, force=force)
     _copy_others(inputs.folder, staging.path)
     _write_config(inputs.folder, staging.path, plan)

@@ -1,0 +1,104 @@
+"""The commands that merge adapters into base weights, and prove it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from peftkit.errors import AdapterError, ConfigError
+
+if TYPE_CHECKING:
+    from peftkit.merge.record import Onto
+
+merge_app = typer.Typer()
+
+Base = Annotated[
+    str | None, typer.Option("--base", metavar="MODEL", help="The base model, if not the one that the adapter names.")
+]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="Judge at most this many held-out rows.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+OntoName = Annotated[
+    str | None,
+    typer.Option(
+        "--onto",
+        metavar="original|trained",
+        help="Add to the weights as stored, or as training saw them; by default what is better on validation rows.",
+    ),
+]
+_DEFAULT_ROWS = 100
+
+
+@merge_app.command()
+def merge(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="ADAPTER[:WEIGHT]... OUT", help="Folders of adapters or runs, then the new folder."),
+    ],
+    base: Base = None,
+    onto: OntoName = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier merge; merge what would be refused, and note it.")
+    ] = False,
+    no_proof: Annotated[bool, typer.Option("--no-proof", help="Do not load the result to prove it.")] = False,
+    rows: Rows = _DEFAULT_ROWS,
+    as_json: Json = False,
+) -> None:
+    """Merge adapters into the weights of their base model."""
+    from peftkit.merge.inputs import weighted
+    from peftkit.merge.merge import merge as merge_adapters
+    from peftkit.merge.screen import show_merge
+    from peftkit.ui import UI
+
+    if len(words) < 2:
+        raise ConfigError(f"'{words[0]}' is the only folder; give the adapter and then the new folder to merge into")
+    *adapters, out = words
+    ui = UI(as_json=as_json)
+    record = merge_adapters(
+        [weighted(word) for word in adapters],
+        Path(out),
+        base=base,
+        onto=_onto(onto),
+        force=force,
+        proof=not no_proof,
+        rows=rows,
+        ui=ui,
+    )
+    if as_json:
+        ui.json({"folder": out, **record})
+    else:
+        show_merge(ui, Path(out), record)
+
+
+@merge_app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="MERGED", help="Folder of a merged model.")],
+    adapters: Annotated[
+        list[str], typer.Option("--adapter", metavar="ADAPTER[:WEIGHT]", help="What was merged; several in turn.")
+    ],
+    base: Base = None,
+    onto: OntoName = None,
+    rows: Rows = _DEFAULT_ROWS,
+    as_json: Json = False,
+) -> None:
+    """Prove that a merged model is what its base and adapters make."""
+    from peftkit.merge.inputs import weighted
+    from peftkit.merge.merge import verify as verify_merge
+    from peftkit.merge.screen import show_proof
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    proof = verify_merge(folder, [weighted(word) for word in adapters], base=base, onto=_onto(onto), rows=rows, ui=ui)
+    if as_json:
+        ui.json(proof)
+    else:
+        show_proof(ui, proof)
+    if proof["failures"]:
+        raise AdapterError(f"'{folder}' is not what base and adapter make: {proof['failures'][0]}")
+
+
+def _onto(word: str | None) -> Onto | None:
+    if word in (None, "original", "trained"):
+        return word  # type: ignore[return-value]
+    raise ConfigError(f"--onto {word} is not one of original, trained")
