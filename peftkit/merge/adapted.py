@@ -6,8 +6,9 @@ that are left out, fused experts, tied embeddings) say which layers it changes, 
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.attach import require_same
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 _PREFIX = "base_model.model."
+_REPEATABLE = ("pissa", "olora")
+"""Starts that change the base's weights, and that PEFT can do again when it loads an adapter."""
+_ONCE = ("pissa", "corda", "lora_ga", "loftq")
+"""Starts that change the base's weights by chance or by data."""
 
 
 class NotStreamable(Exception):
@@ -33,18 +38,59 @@ def changes_of(adapter: Given, model: Any) -> dict[str, list[Change | Experts]]:
         model: The base model on the meta device; it is changed.
 
     Raises:
-        AdapterError: A tensor has no place or a place has no tensor, or the adapter is of a kind that cannot be merged
-            tensor by tensor.
+        AdapterError: A tensor has no place or a place has no tensor, or no weights can hold what the adapter does.
+        NotStreamable: The adapter is of a kind that is not computed row by row here.
     """
+    _require_lora(adapter)
+    known = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    adapted, expected = _attached(adapter, model)
+    state = dict(adapter.state)
+    found: dict[str, list[Change | Experts]] = defaultdict(list)
+    for key in sorted(state.keys() - expected.keys()):  # embeddings that PEFT saves beside an adapter of them
+        name = _clean(key.removeprefix(_PREFIX))
+        if known.get(name) == tuple(state[key].shape):
+            found[name].append(Replaced(_matrix(state.pop(key))))
+    require_same(state, expected, adapter.folder)
+    for name, change in _of_layers(adapter, adapted.base_model.model, state):
+        found[name].append(change)
+    for key in [key for key in state if key.endswith(".bias")]:  # trained with the setting `bias`
+        found[_clean(key.removeprefix(_PREFIX))].append(Replaced(_matrix(state.pop(key))))
+    if state:
+        raise NotStreamable(f"'{min(state)}'")
+    return dict(found)
+
+
+def _require_lora(adapter: Given) -> None:
+    settings = adapter.settings
+    kind = settings.peft_type.value
+    if settings.is_prompt_learning:
+        raise AdapterError(
+            f"the adapter in '{adapter.folder}' is of the kind {kind}, which changes no weights; use it beside its base"
+        )
+    if kind != "LORA":
+        raise NotStreamable(f"an adapter of the kind {kind}")
+    if settings.layer_replication:
+        raise AdapterError(
+            f"the adapter in '{adapter.folder}' repeats layers of its base (layer_replication), which the base's files "
+            "cannot hold; use it beside its base"
+        )
+    start = str(settings.init_lora_weights).lower()
+    if start in _REPEATABLE:
+        raise NotStreamable(f"LoRA that was started as {start}")
+    if start.startswith(_ONCE):
+        raise AdapterError(
+            f"the adapter in '{adapter.folder}' was started as {start}, which changed its base in a way that cannot be "
+            "done again; save it as plain LoRA first, with PEFT's path_initial_model_for_weight_conversion"
+        )
+
+
+def _attached(adapter: Given, model: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Let PEFT attach the adapter; return the model, and the tensors that the adapter must have."""
     import torch
     from peft import get_peft_model, get_peft_model_state_dict
-    from peft.tuners.lora import LoraLayer
-    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 
-    settings = adapter.settings
-    known = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    state = dict(adapter.state)
-    settings.init_lora_weights = False  # nothing is computed from weights that are not there
+    settings = copy.copy(adapter.settings)
+    settings.init_lora_weights = False  # nothing can be computed from weights that are not there
     try:
         with torch.device("meta"):
             adapted = get_peft_model(model, settings)
@@ -52,37 +98,33 @@ def changes_of(adapter: Given, model: Any) -> dict[str, list[Change | Experts]]:
         raise AdapterError(
             f"the adapter in '{adapter.folder}' does not fit the base model: {first_line(error)}"
         ) from error
-    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    found: dict[str, list[Change | Experts]] = defaultdict(list)
-    for key in sorted(state.keys() - expected.keys()):  # embeddings that PEFT saves beside an adapter of them
-        name = _clean(key.removeprefix(_PREFIX))
-        if known.get(name) == tuple(state[key].shape):
-            found[name].append(Replaced(_matrix(state.pop(key))))
-    require_same(state, expected, adapter.folder)
-    for path, module in adapted.base_model.model.named_modules():
+    return adapted, get_peft_model_state_dict(adapted, save_embedding_layers=False)
+
+
+def _of_layers(adapter: Given, model: Any, state: dict[str, torch.Tensor]) -> Iterator[tuple[str, Change | Experts]]:
+    """Say what each layer that PEFT changed does to its parameters; what is used is taken out of `state`."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+
+    tokens: dict[int, Replaced] = {}
+    for path, module in model.named_modules():
         key = f"{_PREFIX}{path}"
         if isinstance(module, LoraLayer):
-            for name, change in _of_lora(adapter, module, path, state):
-                found[name].append(change)
+            yield from _of_lora(adapter, module, path, state)
         elif isinstance(module, ModulesToSaveWrapper):
             for name in module.modules_to_save["default"].state_dict():
-                found[f"{path}.{name}"].append(Replaced(_matrix(state[f"{key}.{name}"])))
+                yield f"{path}.{name}", Replaced(_matrix(state.pop(f"{key}.{name}")))
         elif isinstance(module, TrainableTokensWrapper):
-            tied = module.token_adapter.tied_adapter
-            owner = path if tied is None else next(n for n, m in adapted.base_model.model.named_modules() if m is tied)
-            values = state[f"{_PREFIX}{owner}{'.token_adapter' if tied is None else ''}.trainable_tokens_delta"]
-            rows, order = torch.tensor(module.token_adapter.token_indices["default"]).sort()
-            found[f"{path}.weight"].append(Replaced(values[order], rows))
-    for key, value in state.items():
-        if key.endswith(".bias") and not key.endswith(".lora_B.bias"):
-            name = _clean(key.removeprefix(_PREFIX))
-            if name in known and not any(isinstance(one, Replaced) for one in found[name]):
-                found[name].append(Replaced(_matrix(value)))
-    return dict(found)
+            layer = module.token_adapter
+            if layer.tied_adapter is None:
+                rows, order = torch.tensor(layer.token_indices["default"]).sort()
+                tokens[id(layer)] = Replaced(state.pop(f"{key}.token_adapter.trainable_tokens_delta")[order], rows)
+            yield f"{path}.weight", tokens[id(layer.tied_adapter or layer)]
 
 
 def _of_lora(
-    adapter: Given, layer: Any, path: str, state: Mapping[str, torch.Tensor]
+    adapter: Given, layer: Any, path: str, state: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, Change | Experts]]:
     """Say what one LoRA layer does: to its weight, and to its bias."""
     from peft.tuners.lora import layer as kinds
@@ -94,26 +136,20 @@ def _of_lora(
     plain = variant is None or isinstance(variant, DoraLinearVariant | DoraEmbeddingVariant)
     if not plain or type(layer) not in (kinds.Linear, kinds.Embedding, kinds.ParamWrapper):
         raise NotStreamable(f"PEFT's {type(variant if not plain else layer).__name__} in '{own}'")
-    magnitude = state.get(f"{key}.lora_magnitude_vector")
-    magnitude = None if magnitude is None else magnitude.float()
+    magnitude = state.pop(f"{key}.lora_magnitude_vector").float() if variant is not None else None
     if isinstance(layer, kinds.Embedding):
-        a, b = (state[f"{key}.lora_embedding_{part}"].float() for part in "AB")
+        a, b = (state.pop(f"{key}.lora_embedding_{part}").float() for part in "AB")
         yield f"{own}.weight", LowRank(a, b, scale, transposed=True, rounded=magnitude is None, magnitude=magnitude)
         return
-    a, b = (state[f"{key}.lora_{part}.weight"].float() for part in "AB")
+    a, b = (state.pop(f"{key}.lora_{part}.weight").float() for part in "AB")
     if isinstance(layer, kinds.ParamWrapper):
-        transposed = layer.num_experts > 1 and not layer._did_swap_in_out_features
-        yield (
-            f"{own}.{layer.parameter_name}",
-            LowRank(a, b, scale)
-            if layer.num_experts == 1
-            else Experts.of(a, b, scale, layer.num_experts, transposed=transposed),
-        )
+        experts = layer.num_experts
+        stacked = Experts.of(a, b, scale, experts, transposed=not layer._did_swap_in_out_features)
+        yield f"{own}.{layer.parameter_name}", stacked if experts > 1 else LowRank(a, b, scale, rounded=True)
         return
     yield f"{own}.weight", LowRank(a, b, scale, transposed=bool(layer.fan_in_fan_out), magnitude=magnitude)
-    bias = state.get(f"{key}.lora_B.bias")
-    if bias is not None:
-        yield f"{own}.bias", Added(_matrix(bias.float()) * scale)
+    if layer.lora_bias["default"]:
+        yield f"{own}.bias", Added(_matrix(state.pop(f"{key}.lora_B.bias").float()) * scale)
 
 
 def _clean(path: str) -> str:

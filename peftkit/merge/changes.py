@@ -121,7 +121,7 @@ class Replaced:
         import torch
 
         if self.rows is None:
-            return self.values[first : first + len(weight)].to(weight.dtype)
+            return self.values[first : first + len(weight)].to(weight.dtype, copy=True)  # others may change it
         begin, end = (int(torch.searchsorted(self.rows, edge)) for edge in (first, first + len(weight)))
         weight[self.rows[begin:end] - first] = self.values[begin:end].to(weight.dtype)
         return weight

@@ -27,7 +27,7 @@ def changes_through_peft(inputs: Inputs, *, onto_trained: bool) -> dict[str, lis
     """Merge one adapter in memory, and return what each parameter of its layers became.
 
     Raises:
-        AdapterError: The adapter changes no weights, has another weight than 1, or PEFT cannot merge it.
+        AdapterError: There are several adapters, or one with another weight than 1, or PEFT cannot merge it.
         ModelError: There is not enough memory.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -41,10 +41,6 @@ def changes_through_peft(inputs: Inputs, *, onto_trained: bool) -> dict[str, lis
         )
     (adapter,) = inputs.adapters
     kind = adapter.settings.peft_type.value
-    if adapter.settings.is_prompt_learning:
-        raise AdapterError(
-            f"the adapter in '{adapter.folder}' is of the kind {kind}, which changes no weights; use it beside its base"
-        )
     _require_memory(inputs)
     base = _base(inputs, onto_trained=onto_trained)
     try:
