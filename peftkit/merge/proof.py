@@ -7,6 +7,7 @@ against those of base and adapter side by side, and the task's own metric.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ MOST_KL = 0.005
 """Mean divergence, in nats, above which the merged model is not the one that was merged."""
 MOST_DIFFERENCE = 0.05
 """The same for scores, in standard deviations of the training scores."""
+_FAR = 1e9
+"""Steps of precision that a value is off which is not finite."""
 OVERDONE = 1.5
 """Above this share of the intended change in any tensor, more was added than the adapter says."""
 
@@ -69,11 +72,11 @@ def prove_files(inputs: Inputs, plan: Plan, folder: Path, onto: Onto, ui: UI) ->
             share, distance = _compare_changed(one, found, trained)
             bar.to(number)
             off = max(off, distance)
-            if share is not None:
+            if share is not None and math.isfinite(share):
                 shares.append(share)
-                if not LOST <= share <= OVERDONE:
-                    failures.append(f"'{name}' has {share:.3g} times the change that the adapter makes")
-            if distance > 1:
+            if share is not None and not LOST <= share <= OVERDONE:
+                failures.append(f"'{name}' has {share:.3g} times the change that the adapter makes")
+            elif distance > 1:
                 failures.append(f"'{name}' has values that are {distance:.3g} steps of its precision off")
     return {
         "tensors": len(stored),
@@ -115,7 +118,7 @@ def _compare_changed(one: Output, found: StoredTensor, trained: Trained | None) 
             first += len(wanted)
             # Products of another processor differ in their last bits, relative to the largest of their kind.
             room = wanted.abs() * step + wanted.abs().max() * 1e-6 + torch.finfo(found.torch_dtype).tiny
-            off = max(off, float(((there - wanted).abs() / room).nan_to_num(nan=torch.inf).max()))
+            off = max(off, float(((there - wanted).abs() / room).nan_to_num(nan=_FAR, posinf=_FAR).max()))
             total.add(before, wanted, there)
     return total.share, off
 
