@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from peftkit.cli_adapters import adapters_app
 from peftkit.errors import DataError, PeftkitError
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ recipes_app = typer.Typer(help="List, show and copy recipes.", invoke_without_co
 assets_app = typer.Typer(help="List and fetch the embedded model and data.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(assets_app, name="assets")
+app.add_typer(adapters_app)
 
 INTERRUPTED = 130  # what typer leaves with after Ctrl-C
 

@@ -1,0 +1,53 @@
+"""The commands that change and compare adapters; `peftkit.cli` adds them to its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftkit.errors import ConfigError
+
+adapters_app = typer.Typer()
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+
+
+@adapters_app.command()
+def combine(
+    words: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER[:WEIGHT]... OUT", help="Adapters, and the folder to write.")
+    ],
+    method: Annotated[
+        str, typer.Option("--method", help="linear, cat, svd, ties, dare or magnitude_prune.")
+    ] = "linear",
+    rank: Annotated[int | None, typer.Option("--rank", help="Rank of a cut; by default the largest there is.")] = None,
+    density: Annotated[
+        float | None, typer.Option("--density", help="Share of entries that ties, dare and magnitude_prune keep: 0.5.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of what dare drops.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Combine LoRA adapters of one base model."""
+    if len(words) < 2:
+        raise ConfigError(
+            "combine needs adapters and then the folder to write, such as: peftkit combine A:0.7 B:0.3 OUT"
+        )
+    from peftkit.merge.combine import Weighted
+    from peftkit.merge.combine import combine as combine_adapters
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    *adapters, out = words
+    report = combine_adapters(
+        [Weighted.parse(word) for word in adapters],
+        Path(out),
+        method=method,
+        rank=rank,
+        density=density,
+        seed=seed,
+        ui=ui,
+    )
+    if as_json:
+        ui.json(report)

@@ -1,0 +1,1 @@
+"""Changes adapters and base models: combines, shrinks, extracts, compares."""
