@@ -51,3 +51,19 @@ def combine(
     )
     if as_json:
         ui.json(report)
+
+
+@adapters_app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder of an adapter, or of a run.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two LoRA adapters: what each changes, and where they differ."""
+    from peftkit.merge.difference import compare_adapters
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    report = compare_adapters(first, second, ui=ui)
+    if as_json:
+        ui.json(report)

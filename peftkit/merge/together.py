@@ -31,7 +31,7 @@ def require_one_base(files: Sequence[LoraFile]) -> list[str]:
                 f"'{file.folder}' is for {file.settings['task_type']} and '{first.folder}' for "
                 f"{first.settings['task_type']}; combine adapters of one kind of model"
             )
-        _require_one_shape(first, file)
+        require_one_shape(first, file)
     names = sorted({str(file.settings.get("base_model_name_or_path")) for file in files})
     if len(known) < len(files) and len(names) > 1:
         return [
@@ -41,13 +41,18 @@ def require_one_base(files: Sequence[LoraFile]) -> list[str]:
     return []
 
 
-def _require_one_shape(first: LoraFile, file: LoraFile) -> None:
+def require_one_shape(first: LoraFile, file: LoraFile) -> None:
+    """Refuse two adapters that change a module of one name by matrices of two shapes.
+
+    Raises:
+        AdapterError: There is such a module.
+    """
     for name in first.changes.keys() & file.changes.keys():
         one, other = first.changes[name], file.changes[name]
         if one.factors.shape != other.factors.shape or one.embedding != other.embedding:
             raise AdapterError(
                 f"'{file.folder}' changes '{name}' as a matrix of {other.factors.shape} and '{first.folder}' of "
-                f"{one.factors.shape}; combine adapters of one base"
+                f"{one.factors.shape}; they are of two bases"
             )
 
 

@@ -123,7 +123,7 @@ COMBINE = [
         "another width",
         changed(edited(lambda state: state.update({Q + "A.weight": state[Q + "A.weight"][:, :32]}))),
         5,
-        ("as a matrix of (64, 32)", "of (64, 64)", "one base"),
+        ("as a matrix of (64, 32)", "of (64, 64)", "two bases"),
     ),
     Case("one factor", changed(edited(lambda state: state.pop(Q + "B.weight"))), 5, ("lacks a factor of", "q_proj'")),
     Case(
@@ -151,7 +151,17 @@ COMBINE = [
     Case("alpha as text", with_settings(lora_alpha="8"), 5, ("has lora_alpha=8", "is damaged")),
 ]
 
+DIFF = [
+    Case("comparing nothing", lambda place: ["diff", "nosuch", "nosuch"], 5, ("no adapter folder 'nosuch'",)),
+    Case(
+        "comparing with DoRA",
+        lambda place: ["diff", adapter(place, "a"), adapter(place, "bb", use_dora=True)],
+        5,
+        ("bb' is DoRA",),
+    ),
+]
 
-@table(*COMBINE)
+
+@table(*COMBINE, *DIFF)
 def test_mistake_with_adapters(case: Case, place: Place, command: Command) -> None:
     check_case(case, place, command)
