@@ -67,3 +67,31 @@ def diff(
     report = compare_adapters(first, second, ui=ui)
     if as_json:
         ui.json(report)
+
+
+@adapters_app.command()
+def shrink(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, or of a run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bf16, fp16, fp8 or int8.")] = "float32",
+    rank: Annotated[str | None, typer.Option("--rank", metavar="N|auto", help="Largest rank of a module.")] = None,
+    kl: Annotated[
+        float | None, typer.Option("--kl", help="Of --rank auto: how far its answers may be, in nats a token: 1e-4.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a LoRA adapter smaller: lower ranks, fewer bits, or both."""
+    from peftkit.merge.shrink import shrink as shrink_adapter
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    report = shrink_adapter(adapter, out, dtype=dtype, rank=_rank(rank), kl=kl, ui=ui)
+    if as_json:
+        ui.json(report)
+
+
+def _rank(word: str | None) -> int | str | None:
+    try:
+        return None if word is None else int(word)
+    except ValueError:
+        return word

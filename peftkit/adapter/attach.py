@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.convert import require_convertible
+from peftkit.adapter.int8_file import INT8_TYPE, unpack_int8
 from peftkit.adapter.lora_start import Batches, as_plain_lora, prepare_base, start_lora
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.peft_config import peft_config, require_fitting
@@ -185,7 +186,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 
 
 def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read the two files of an adapter: PEFT's configuration, and the tensors by their names in the file.
+    """Read the two files of an adapter: PEFT's configuration, and the tensors by their names; integers become float32.
 
     Raises:
         AdapterError: A file is absent or damaged.
@@ -202,6 +203,8 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
     if not isinstance(settings, dict):
         raise AdapterError(f"the adapter in '{folder}' is damaged: {PEFT_CONFIG} holds no settings")
+    if settings.get("peft_type") == INT8_TYPE:
+        state, settings = unpack_int8(folder, state, settings)
     return settings, state
 
 

@@ -23,6 +23,8 @@ def write_derived(
     whole: Mapping[str, torch.Tensor],
     passport: Passport | None,
     made_from: MadeFrom,
+    *,
+    int8: bool = False,
 ) -> None:
     """Write an adapter's folder in one piece, beside where it goes and renamed at its end.
 
@@ -33,6 +35,7 @@ def write_derived(
         whole: Tensors of modules that are saved as a whole.
         passport: That of the first parent; None writes none. Its evaluation is left out: it is another adapter's.
         made_from: How the adapter was made.
+        int8: Whether factors are stored as integers, which only peftkit reads.
 
     Raises:
         OutputError: The folder exists or cannot be written; nothing is left behind then.
@@ -40,7 +43,7 @@ def write_derived(
     from peftkit.adapter.card import write_card
 
     with atomic_folder(out) as folder:
-        write_lora(folder, changes, settings, whole)
+        write_lora(folder, changes, settings, whole, int8=int8)
         if passport is not None:
             own = passport.model_copy(
                 update={

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.attach import read_files, write_files
+from peftkit.adapter.int8_file import INT8_METADATA, pack_int8
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
 from peftkit.errors import AdapterError
 from peftkit.merge.low_rank import Factors
@@ -157,6 +158,8 @@ def write_lora(
     changes: Mapping[str, Change],
     settings: Mapping[str, Any],
     whole: Mapping[str, torch.Tensor],
+    *,
+    int8: bool = False,
 ) -> dict[str, Any]:
     """Write changes as a plain LoRA: alpha / r, the most frequent rank as `r`, and patterns for the others.
 
@@ -165,6 +168,7 @@ def write_lora(
         changes: The change of each module; factors are written in the dtype that they have.
         settings: PEFT's configuration, of which everything but ranks and scales is kept.
         whole: Tensors of modules that are saved as a whole, by their names in a file.
+        int8: Whether factors are packed (`peftkit.adapter.int8_file`), so that only peftkit reads them.
 
     Returns:
         The configuration as it was written.
@@ -175,7 +179,9 @@ def write_lora(
         state[f"{PREFIX}{name}{a}"] = change.factors.a
         state[f"{PREFIX}{name}{b}"] = change.factors.b
     written = {**settings, **_ranks(changes), "use_rslora": False, "init_lora_weights": True, "eva_config": None}
-    write_files(folder, state, written)
+    if int8:
+        state, written = pack_int8(state, written)
+    write_files(folder, state, written, INT8_METADATA if int8 else {})
     return written
 
 

@@ -151,6 +151,29 @@ COMBINE = [
     Case("alpha as text", with_settings(lora_alpha="8"), 5, ("has lora_alpha=8", "is damaged")),
 ]
 
+
+def shrunk(*words: object, **settings: object) -> Argv:
+    return lambda place: ["shrink", adapter(place, "a", **settings), "out", *words]
+
+
+SHRINK = [
+    Case("nothing to do", shrunk(), 2, ("nothing would be smaller", "--rank, --dtype")),
+    Case("unknown dtype", shrunk("--dtype", "int4"), 2, ("--dtype int4 is not one of float32, bf16, fp16, fp8, int8",)),
+    Case("rank of a word", shrunk("--rank", "few"), 2, ("--rank few is no rank", "or auto")),
+    Case("rank of nothing", shrunk("--rank", "0"), 2, ("--rank 0 is no rank",)),
+    Case("budget without auto", shrunk("--rank", "2", "--kl", "0.1"), 2, ("--kl is the budget of --rank auto",)),
+    Case("no budget", shrunk("--rank", "auto", "--kl", "0"), 2, ("--kl 0 is no budget", "0.0001")),
+    Case("budget not a number", shrunk("--rank", "auto", "--kl", "nan"), 2, ("--kl nan is no budget",)),
+    Case("auto without a passport", shrunk("--rank", "auto"), 5, ("has no passport", "give --rank a number")),
+    Case("shrinking DoRA", shrunk("--rank", "2", use_dora=True), 5, ("a' is DoRA",)),
+    Case("shrinking nothing", lambda place: ["shrink", "nosuch", "out", "--rank", "2"], 5, ("no adapter folder",)),
+    Case(
+        "shrinking over a folder",
+        lambda place: ["shrink", adapter(place, "a"), place.folder, "--rank", "2"],
+        6,
+        ("exists and is not written over",),
+    ),
+]
 DIFF = [
     Case("comparing nothing", lambda place: ["diff", "nosuch", "nosuch"], 5, ("no adapter folder 'nosuch'",)),
     Case(
@@ -162,6 +185,6 @@ DIFF = [
 ]
 
 
-@table(*COMBINE, *DIFF)
+@table(*COMBINE, *SHRINK, *DIFF)
 def test_mistake_with_adapters(case: Case, place: Place, command: Command) -> None:
     check_case(case, place, command)
