@@ -54,6 +54,30 @@ def combine(
 
 
 @adapters_app.command()
+def extract(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Base model: folder, embedded name, or hub id.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model that was tuned from it.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    rank: Annotated[int, typer.Option("--rank", help="Largest rank of a module.")],
+    modules: Annotated[
+        str, typer.Option("--modules", metavar="NAME,...", help="Layers to look at; by default all linear ones.")
+    ] = "",
+    full: Annotated[bool, typer.Option("--full", help="Carry norms and embeddings that changed as a whole.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the approximation of large matrices.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a LoRA adapter from the difference of two models."""
+    from peftkit.merge.extract import extract as extract_adapter
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    words = [word.strip() for word in modules.split(",") if word.strip()]
+    report = extract_adapter(base, tuned, out, rank=rank, modules=words, full=full, seed=seed, ui=ui)
+    if as_json:
+        ui.json(report)
+
+
+@adapters_app.command()
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="Folder of an adapter, or of a run.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],

@@ -28,7 +28,7 @@ def fingerprint(source: Source) -> str:
     Raises:
         ModelError: The weights are not on this machine as .safetensors files.
     """
-    folder = source.folder or _hub_folder(source)
+    folder = weights_folder(source)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"'{source.path}' has no .safetensors weights on this machine to take a fingerprint of")
@@ -52,9 +52,16 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _hub_folder(source: Source) -> Path:
+def weights_folder(source: Source) -> Path:
+    """Return the folder of a base model: its own, or that of the hub's cache.
+
+    Raises:
+        ModelError: A hub model is not in the cache.
+    """
     from huggingface_hub import snapshot_download
 
+    if source.folder is not None:
+        return source.folder
     try:
         return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
     except (OSError, ValueError) as error:  # the hub's errors are of these two kinds

@@ -174,6 +174,47 @@ SHRINK = [
         ("exists and is not written over",),
     ),
 ]
+EXTRACT = [
+    Case("no rank at all", lambda place: ["extract", place.model, place.model, "out"], 2, ("Missing option '--rank'",)),
+    Case(
+        "extracting rank zero",
+        lambda place: ["extract", place.model, place.model, "out", "--rank", "0"],
+        2,
+        ("--rank 0",),
+    ),
+    Case(
+        "extracting nothing",
+        lambda place: ["extract", place.model, place.model, "out", "--rank", "4"],
+        4,
+        ("have the same weights", "nothing to extract"),
+    ),
+    Case(
+        "extracting unknown layers",
+        lambda place: ["extract", place.model, place.model, "out", "--rank", "4", "--modules", "q_proj,nope"],
+        2,
+        ("--modules nope is no linear layer", "q_proj"),
+    ),
+    Case(
+        "extracting over a folder",
+        lambda place: ["extract", place.model, place.model, place.folder, "--rank", "4"],
+        6,
+        ("exists and is not written over",),
+    ),
+    Case(
+        "extracting from no model",
+        lambda place: ["extract", place.model, "./nosuch", "out", "--rank", "4"],
+        4,
+        ("'./nosuch' is no model",),
+    ),
+    Case(
+        "extracting from cut weights",
+        lambda place: [
+            *("extract", place.model, place.changed_model(cut("model.safetensors", 2000)), "out", "--rank", "4"),
+        ],
+        4,
+        ("model.safetensors' cannot be read", "fetch it again"),
+    ),
+]
 DIFF = [
     Case("comparing nothing", lambda place: ["diff", "nosuch", "nosuch"], 5, ("no adapter folder 'nosuch'",)),
     Case(
@@ -185,6 +226,6 @@ DIFF = [
 ]
 
 
-@table(*COMBINE, *SHRINK, *DIFF)
+@table(*COMBINE, *SHRINK, *EXTRACT, *DIFF)
 def test_mistake_with_adapters(case: Case, place: Place, command: Command) -> None:
     check_case(case, place, command)
