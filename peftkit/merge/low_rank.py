@@ -134,7 +134,7 @@ def decompose_dense(matrix: torch.Tensor, rank: int, seed: int = 0) -> Decompose
     """
     import torch
 
-    energy = float(torch.linalg.matrix_norm(matrix, dtype=torch.float64) ** 2)
+    energy = float(torch.linalg.vector_norm(matrix, dtype=torch.float64) ** 2)
     rank = min(rank, *matrix.shape)
     sketch = rank + OVERSAMPLING
     if min(matrix.shape) <= max(EXACT, 2 * sketch):
