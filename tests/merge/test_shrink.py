@@ -104,6 +104,15 @@ def test_values_too_small_for_a_dtype_are_kept(adapter, tiny_model, tmp_path, dt
     assert report["relative_error"] < ERROR[dtype]
 
 
+def test_directions_of_unlike_factors_are_kept_in_int8(adapter, tmp_path):
+    state = load_file(adapter / WEIGHTS)
+    for name, value in state.items():
+        unlike = 100.0 ** torch.arange(min(value.shape))
+        state[name] = value / unlike if "lora_B" in name else value * unlike[:, None]
+    save_file(state, adapter / WEIGHTS)
+    assert shrink(adapter, tmp_path / "out", dtype="int8")["relative_error"] < ERROR["int8"]
+
+
 def test_int8_is_read_by_peftkit_and_refused_by_peft(adapter, tiny_model, tmp_path):
     shrink(adapter, tmp_path / "out", dtype="int8")
     assert settings_of(tmp_path / "out")["peft_type"] == INT8_TYPE
