@@ -89,7 +89,7 @@ def smallest_ranks(file: LoraFile, dtype: str, budget: float, ui: UI) -> Ranks:
             f"stored as {dtype} at its full ranks, the adapter is {rounded:.2g} nats a token away from what it was, "
             f"which is more than --kl {budget:g}; raise it, or take another --dtype"
         )
-    with ui.progress("cuts tried", high.bit_length()) as bar:
+    with ui.progress("cuts tried", high.bit_length() + 1) as bar:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if kl(middle) <= budget else (middle, high)
@@ -124,6 +124,8 @@ def _texts(trained: Trained, ui: UI) -> tuple[list[Example], str]:
     except (PeftkitError, OSError) as error:
         held_out, reason = [], str(error)
     if held_out:
+        if data.report["source"] != trained.passport.data["source"]:
+            ui.warn("the data have changed since the run; some of these rows may be such as it was trained on")
         return held_out, "held-out rows"
     ui.warn(f"the rows of the run cannot be had ({reason}); answers to documentation are compared instead")
     texts = (one.body for one in documented([PACKAGE]) if one.body)
@@ -154,9 +156,13 @@ def _logits(trained: Trained, example: Example) -> torch.Tensor:
             logits = model(input_ids=prompt, attention_mask=torch.ones_like(prompt), labels=labels).logits[0]
             return logits[:POSITIONS].float().cpu()
         ids = torch.cat([prompt.long(), answer], dim=1)
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
         first = max(0, prompt.shape[1] - 1) if answer.numel() else max(0, ids.shape[1] - POSITIONS)
-        return logits[first : first + POSITIONS].float().cpu()
+        count = min(POSITIONS, answer.shape[1] or POSITIONS)
+        keep = ids.shape[1] - first
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=keep).logits[
+            0
+        ]
+        return logits[:count].float().cpu()
 
 
 def _divergence(trained: Trained, examples: Sequence[Example], full: Sequence[torch.Tensor]) -> float:

@@ -193,7 +193,7 @@ def held_out_divergence(run, made):
         ids = torch.tensor([[*prompt, *answer]])
         with torch.inference_mode():
             p, q = (
-                one.model(input_ids=ids).logits[0, len(prompt) - 1 : len(prompt) + 15].double().log_softmax(-1)
+                one.model(input_ids=ids).logits[0, len(prompt) - 1 : -1][:16].double().log_softmax(-1)
                 for one in (full, cut)
             )
         total, count = total + float((p.exp() * (p - q)).sum()), count + len(p)
