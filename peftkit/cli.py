@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from peftkit.cli_adapters import adapters_app
 from peftkit.cli_merge import merge_app
 from peftkit.errors import DataError, PeftkitError
 
@@ -23,6 +24,7 @@ assets_app = typer.Typer(help="List and fetch the embedded model and data.", inv
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(assets_app, name="assets")
 app.add_typer(merge_app)
+app.add_typer(adapters_app)
 
 INTERRUPTED = 130  # what typer leaves with after Ctrl-C
 

@@ -46,7 +46,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge adapters into the weights of their base model."""
-    from peftkit.merge.inputs import weighted
+    from peftkit.merge.given import Weighted
     from peftkit.merge.merge import merge as merge_adapters
     from peftkit.merge.screen import show_merge
     from peftkit.ui import UI
@@ -56,7 +56,7 @@ def merge(
     *adapters, out = words
     ui = UI(as_json=as_json)
     record = merge_adapters(
-        [weighted(word) for word in adapters],
+        [Weighted.parse(word) for word in adapters],
         Path(out),
         base=base,
         onto=_onto(onto),
@@ -83,13 +83,15 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Prove that a merged model is what its base and adapters make."""
-    from peftkit.merge.inputs import weighted
+    from peftkit.merge.given import Weighted
     from peftkit.merge.merge import verify as verify_merge
     from peftkit.merge.screen import show_proof
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
-    proof = verify_merge(folder, [weighted(word) for word in adapters], base=base, onto=_onto(onto), rows=rows, ui=ui)
+    proof = verify_merge(
+        folder, [Weighted.parse(word) for word in adapters], base=base, onto=_onto(onto), rows=rows, ui=ui
+    )
     if as_json:
         ui.json(proof)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -124,8 +125,29 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling folder to fill; it takes the final name only when it is complete.
+
+    Raises:
+        OutputError: There is something at the path already, or it cannot be written; nothing is left behind then.
+    """
+    require_new(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        require_new(path)  # renaming would replace an empty folder that came to be in the meantime
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}; give another name") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def require_new(path: Path) -> None:
-    """Refuse to write over a file.
+    """Refuse to write over a file or folder.
 
     Raises:
         OutputError: There is something at the path already, or nothing can be there.

@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from peftkit.errors import OutputError
-from peftkit.rundir import RunFolder, append_line, atomic, read_json, write_json, write_lines, write_text
+from peftkit.rundir import RunFolder, append_line, atomic, atomic_folder, read_json, write_json, write_lines, write_text
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -120,3 +120,37 @@ def test_a_run_is_opened_by_its_folder_alone(tmp_path):
         RunFolder.open(tmp_path)
     (tmp_path / "config.yaml").write_text("recipe: sentiment\n")
     assert RunFolder.open(tmp_path).config == tmp_path / "config.yaml"
+
+
+def fill(path, error=None):
+    with atomic_folder(path) as folder:
+        (folder / "a").touch()
+        assert not path.exists()
+        if error:
+            raise error
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "deep" / "out"
+    for error, seen in ((KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left"), OutputError)):
+        with pytest.raises(seen):
+            fill(out, error)
+        assert list((tmp_path / "deep").iterdir()) == []
+    fill(out)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "deep", out, out / "a"]
+
+
+def test_a_folder_is_never_written_over(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(OutputError, match=r"out' exists and is not written over"), atomic_folder(out):
+        out.mkdir()
+    assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(OutputError, match=r"out' exists and is not written over"):
+        fill(out)
+    assert list(tmp_path.rglob("*")) == [out]
+
+
+def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        fill(tmp_path / "file" / "out")

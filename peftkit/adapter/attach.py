@@ -8,9 +8,11 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.convert import require_convertible
+from peftkit.adapter.int8_file import INT8_TYPE, unpack_int8
 from peftkit.adapter.lora_start import Batches, as_plain_lora, prepare_base, start_lora
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.peft_config import peft_config, require_fitting
@@ -94,21 +96,42 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     The bytes then depend on the adapter alone: PEFT itself writes sets in the order of Python's string hashes.
     """
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     # False: PEFT would ask the hub whether the vocabulary was enlarged, which never happens here.
     state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     state, written = as_plain_lora(model, state, model.peft_config["default"].to_dict())
+    write_files(folder, state, written)
+
+
+def write_files(
+    folder: Path,
+    state: Mapping[str, torch.Tensor],
+    settings: Mapping[str, Any],
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write the two files of an adapter, each in one piece.
+
+    Args:
+        folder: Where to; it is made if need be.
+        state: The tensors, by their names in a file.
+        settings: PEFT's configuration.
+        metadata: More entries for the header of the weights.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / WEIGHTS) as temporary:
         save_file(
             # Copies: methods whose layers share tensors have them under each layer's name.
             {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(state.items())},
             temporary,
-            metadata={"format": "pt"},
+            metadata={"format": "pt", **metadata},
         )
         temporary.chmod(0o644)  # safetensors writes 0600, which no other user's server could read
-    written["inference_mode"] = True
+    written = {**settings, "inference_mode": True}
     write_json(folder / PEFT_CONFIG, {name: _plain(value) for name, value in sorted(written.items())})
 
 
@@ -134,7 +157,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     """
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    written, state = read_adapter(folder)
+    written, state = read_files(folder)
     settings = saved_settings(written, folder)
     name = str(settings.peft_type.value)
     if trainable and name in ("P_TUNING", "PREFIX_TUNING"):
@@ -181,8 +204,8 @@ def saved_settings(written: dict[str, Any], folder: Path) -> Any:
         raise AdapterError(f"the adapter in '{folder}' has settings that PEFT refuses: {first_line(error)}") from error
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read an adapter's settings as they were written, and its tensors by their names in the file.
+def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read the two files of an adapter: PEFT's configuration, and the tensors by their names; integers become float32.
 
     Raises:
         AdapterError: A file is absent or damaged.
@@ -199,6 +222,8 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
     if not isinstance(settings, dict):
         raise AdapterError(f"the adapter in '{folder}' is damaged: {PEFT_CONFIG} holds no settings")
+    if settings.get("peft_type") == INT8_TYPE:
+        state, settings = unpack_int8(folder, state, settings)
     return settings, state
 
 

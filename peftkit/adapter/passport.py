@@ -43,6 +43,24 @@ class Tokenizer(_Part):
     template: str = Field(description="the chat template; `plain` where the tokenizer has none")
 
 
+class Parent(_Part):
+    """An adapter that another one was made from."""
+
+    name: str = Field(description="name of its folder")
+    weights_sha256: str
+    weight: float = Field(1.0, description="how much of it was taken")
+
+
+class MadeFrom(_Part):
+    """How an adapter was made that was not trained itself."""
+
+    change: Literal["combine", "shrink"]
+    parents: tuple[Parent, ...]
+    settings: dict[str, Any] = Field(description="method, ranks, dtype and what else was asked for")
+    energy_kept: float | None = Field(None, description="share of the change's squared norm that is left after a cut")
+    kl: float | None = Field(None, description="mean KL divergence of its answers from its parent's, in nats a token")
+
+
 class Passport(_Part):
     """Everything that later touches an adapter checks this first."""
 
@@ -59,6 +77,9 @@ class Passport(_Part):
     metrics: dict[str, dict[str, Any]] = Field(description="what each metric is called, and which way is better")
     versions: dict[str, str]
     files: dict[str, str] = Field(description="sha256 of the adapter's files")
+    made_from: MadeFrom | None = Field(
+        None, description="of an adapter that was made from trained ones: config and data are then those of the first"
+    )
 
 
 def write_passport(folder: Path, passport: Passport) -> None:

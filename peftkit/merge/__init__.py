@@ -1,1 +1,1 @@
-"""Merge adapters into base weights, prove it, and change adapters without a base."""
+"""Merges adapters into base weights and proves it; combines, shrinks, extracts and compares adapters."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.adapter.attach import PEFT_CONFIG, read_adapter, saved_settings
+from peftkit.adapter.attach import read_files, saved_settings
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
 from peftkit.config import ModelConfig
-from peftkit.errors import AdapterError, ConfigError, ModelError
-from peftkit.model.fingerprint import fingerprint, local_folder
+from peftkit.errors import AdapterError, ModelError
+from peftkit.merge.given import Weighted, adapter_folder
+from peftkit.model.fingerprint import fingerprint, weights_folder
 from peftkit.model.load import AUTO_CLASSES, Source, find_model, settings_of
 from peftkit.model.quantize import stored_kind
 
@@ -75,23 +76,8 @@ class Inputs:
         return self.adapters[0].passport
 
 
-def weighted(word: str) -> tuple[Path, float]:
-    """Take `FOLDER` or `FOLDER:WEIGHT` apart; only a number after the last colon is a weight.
-
-    Raises:
-        ConfigError: The weight is not finite, or is zero.
-    """
-    found = re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)", word)
-    if found is None or Path(word).exists():
-        return Path(word), 1.0
-    weight = float(found[2])
-    if not weight or weight in (float("inf"), float("-inf")):
-        raise ConfigError(f"'{word}': the weight {found[2]} is no weight that can be used; give a number such as 0.7")
-    return Path(found[1]), weight
-
-
 def open_inputs(
-    words: Sequence[tuple[Path, float]],
+    words: Sequence[Weighted],
     base: str | None = None,
     *,
     force: bool = False,
@@ -114,7 +100,7 @@ def open_inputs(
     model = _base_of(first, base)
     source = find_model(model, progress)
     _refuse_gguf(model, source)
-    folder = local_folder(source)
+    folder = weights_folder(source)
     settings = settings_of(source)
     if kind := stored_kind(settings):
         raise ModelError(
@@ -134,25 +120,10 @@ def open_inputs(
     return Inputs(adapters, source, folder, family, model_class, settings, mark, warnings, forced)
 
 
-def find_adapter(folder: Path) -> Path:
-    """Return an adapter's folder, given it or the run that holds it.
-
-    Raises:
-        AdapterError: There is no adapter.
-    """
-    for place in (folder, folder / "adapter"):
-        try:
-            if (place / PEFT_CONFIG).is_file() or (place / PASSPORT).is_file():
-                return place
-        except OSError as error:
-            raise AdapterError(f"'{folder}' cannot be read: {error.strerror}") from error
-    raise AdapterError(f"'{folder}' holds no adapter (no {PEFT_CONFIG}); give the folder of an adapter or of a run")
-
-
 def _open(folder: Path, weight: float) -> Given:
-    folder = find_adapter(folder)
+    folder = adapter_folder(folder)
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
-    written, state = read_adapter(folder)
+    written, state = read_files(folder)
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise AdapterError(f"'{name}' in '{folder}' has values that are not finite; the training went wrong")

@@ -12,6 +12,7 @@ from peftkit.errors import AdapterError, ConfigError
 from peftkit.merge.adapted import NotStreamable
 from peftkit.merge.card import write_merge_card
 from peftkit.merge.choice import choose
+from peftkit.merge.given import Weighted
 from peftkit.merge.held_out import HeldOut, find_held_out
 from peftkit.merge.inputs import Inputs, open_inputs
 from peftkit.merge.plan import Plan, make_plan
@@ -28,7 +29,7 @@ ROWS = 100
 
 
 def merge(
-    adapters: Sequence[tuple[Path, float]],
+    adapters: Sequence[Weighted],
     out: Path,
     *,
     base: str | None = None,
@@ -98,7 +99,7 @@ def merge(
 
 def verify(
     folder: Path,
-    adapters: Sequence[tuple[Path, float]],
+    adapters: Sequence[Weighted],
     *,
     base: str | None = None,
     onto: Onto | None = None,
@@ -126,7 +127,7 @@ def verify(
     record = read_record(folder)
     if record is not None:
         known = {one["name"]: one["weight"] for one in record["adapters"]}
-        adapters = [(path, known.get(path.name, weight) if weight == 1 else weight) for path, weight in adapters]
+        adapters = [Weighted(path, known.get(path.name, 1.0) if weight == 1 else weight) for path, weight in adapters]
         onto = onto or record["onto"]
     inputs = open_inputs(adapters, base, force=False, progress=ui.note)
     for warning in inputs.warnings:

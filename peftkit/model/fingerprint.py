@@ -25,7 +25,7 @@ def fingerprint(source: Source) -> str:
     Raises:
         ModelError: The weights are not on this machine as .safetensors files.
     """
-    folder = local_folder(source)
+    folder = weights_folder(source)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"'{source.path}' has no .safetensors weights on this machine to take a fingerprint of")
@@ -49,16 +49,16 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def local_folder(source: Source) -> Path:
-    """Return the folder that a model's files are in: its own, or the one in the hub's cache.
+def weights_folder(source: Source) -> Path:
+    """Return the folder of a base model: its own, or that of the hub's cache.
 
     Raises:
-        ModelError: The hub's cache has no such model.
+        ModelError: A hub model is not in the cache.
     """
-    if source.folder is not None:
-        return source.folder
     from huggingface_hub import snapshot_download
 
+    if source.folder is not None:
+        return source.folder
     try:
         return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
     except (OSError, ValueError) as error:  # the hub's errors are of these two kinds

@@ -140,7 +140,7 @@ def _paths(folder: Path) -> list[Path]:
             raise ModelError(f"'{index}' is damaged; fetch the model again") from error
         for name in names:
             if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
-                raise ModelError(f"'{index}' names the file '{name}', which '{folder}' does not hold")
+                raise ModelError(f"'{folder}' lacks '{name}', which its index names; fetch the model again")
         return [folder / name for name in names]
     found = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.safetensors"))
     if not found:

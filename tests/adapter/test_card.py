@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from peftkit.adapter.card import markdown, write_card
-from peftkit.adapter.passport import Base, Passport, Tokenizer
+from peftkit.adapter.passport import Base, MadeFrom, Parent, Passport, Tokenizer
 from peftkit.config import RunConfig
 
 HOSTILE = (
@@ -97,6 +97,32 @@ def test_hostile_names_break_neither_head_nor_table_nor_page(tmp_path, name):
         assert len(cells(line)) == len(cells(of_plain)) if of_plain.startswith("|") else True
         assert kind(line) == kind(of_plain)
     assert not re.search(r"<\w|(?<!\\)\]\(", rest)
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_of_parents_break_no_table(tmp_path, name):
+    def made(word):
+        parents = (Parent(name=word, weights_sha256="0", weight=0.5), Parent(name="b", weights_sha256="1"))
+        return MadeFrom(change="combine", parents=parents, settings={"method": word}, energy_kept=0.9, kl=1e-5)
+
+    texts = [card(tmp_path, passport().model_copy(update={"made_from": made(word)})) for word in ("plain", name)]
+    plain, hostile = (text.splitlines() for text in texts)
+    assert len(hostile) == len(plain)
+    for line, of_plain in zip(hostile, plain, strict=True):
+        assert len(cells(line)) == len(cells(of_plain)) if of_plain.startswith("|") else True
+        assert kind(line) == kind(of_plain)
+
+
+def test_the_card_of_a_made_adapter_says_how_it_was_made(tmp_path):
+    parents = (Parent(name="mails", weights_sha256="abc", weight=0.5),)
+    made = MadeFrom(change="shrink", parents=parents, settings={"dtype": "bf16"}, energy_kept=0.912, kl=2e-5)
+    text = card(tmp_path, passport().model_copy(update={"made_from": made, "before": {}, "after": {}}))
+    for line in ("| mails | 0.5 | abc |", "| dtype | bf16 |", "| energy kept | 91.2% |", "`peftkit shrink`"):
+        assert line in text
+    assert "2e-05 nats a token" in text
+    assert "## Training of the first" in text
+    assert "The figures hold" not in text
+    assert "The figures hold" in card(tmp_path, passport())
 
 
 def kind(line):

@@ -59,8 +59,8 @@ def test_a_failed_proof_has_an_exit_code(plain, tmp_path):
     ("words", "code", "message"),
     [
         (["merge", "only"], 2, "give the adapter and then the new folder"),
-        (["merge", "nowhere", "out"], 5, "'nowhere' holds no adapter"),
-        (["merge", "a:0", "out"], 2, "no weight that can be used"),
+        (["merge", "nowhere", "out"], 5, "there is no adapter folder 'nowhere'"),
+        (["merge", "a:1e999", "out"], 2, "a weight that is not finite"),
         (["merge", "a", "out", "--onto", "both"], 2, "not one of original, trained"),
         (["verify", "nowhere", "--adapter", "a"], 4, "there is no folder"),
     ],

@@ -7,37 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from peftkit.errors import AdapterError, ConfigError, ModelError
-from peftkit.merge.inputs import open_inputs, weighted
+from peftkit.errors import AdapterError, ModelError
+from peftkit.merge.inputs import open_inputs
 
 from .bases import adapter, base, merged, tensors
-
-
-@pytest.mark.parametrize(
-    ("word", "wanted"),
-    [
-        ("a", ("a", 1.0)),
-        ("a:0.7", ("a", 0.7)),
-        ("a:-1", ("a", -1.0)),
-        ("runs/a:b:2e-1", ("runs/a:b", 0.2)),
-        ("C:\\adapters", ("C:\\adapters", 1.0)),
-        ("a:b", ("a:b", 1.0)),
-        (":0.5", (":0.5", 1.0)),
-    ],
-)
-def test_a_weight_is_a_number_after_the_last_colon(word, wanted):
-    assert weighted(word) == (Path(wanted[0]), wanted[1])
-
-
-def test_a_folder_whose_name_ends_like_a_weight_is_a_folder(tmp_path):
-    (tmp_path / "a:2").mkdir()
-    assert weighted(str(tmp_path / "a:2")) == (tmp_path / "a:2", 1.0)
-
-
-@pytest.mark.parametrize("word", ["a:0", "a:1e999"])
-def test_a_weight_that_means_nothing_is_refused(word):
-    with pytest.raises(ConfigError, match="no weight that can be used"):
-        weighted(word)
 
 
 def change_config(folder: Path, **values) -> None:
