@@ -25,6 +25,7 @@ RECORD = "merge.json"
 _STATE = ".state"
 _KEY = "key.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _SPARE = 1 << 24  # bytes for what is written beside the weights
 
 
@@ -73,11 +74,19 @@ class Staging:
             same = json.loads((self._state / _KEY).read_text(encoding="utf-8")) == self._key
         except (OSError, ValueError):
             same = False
-        if self.path.exists() and not same:
+        if same:
+            self._keep_finished()
+        elif self.path.exists():
             shutil.rmtree(self.path)
         self._state.mkdir(parents=True, exist_ok=True)
         if not same:
             write_json(self._state / _KEY, self._key)
+
+    def _keep_finished(self) -> None:
+        """Take away all but the files of weights that are whole: what else a killed process wrote may be half there."""
+        for file in self.path.iterdir():
+            if self.finished(file.name) is None and file != self._state:
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def publish(self, *, replace: bool) -> None:
         """Give the result its name; a merged model that stands there goes once the new one is in its place."""
@@ -176,9 +185,11 @@ def require_free(out: Path, *, force: bool) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # some file systems cannot
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS:
+            raise
+    finally:
+        os.close(handle)
