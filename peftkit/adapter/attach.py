@@ -17,8 +17,9 @@ from peftkit.adapter.lora_start import Batches, as_plain_lora, prepare_base, sta
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.peft_config import peft_config, require_fitting
 from peftkit.config import AdapterConfig, ModelConfig
-from peftkit.errors import AdapterError, ConfigError, first_line
+from peftkit.errors import AdapterError, ConfigError, ModelError, first_line
 from peftkit.model.head import head_modules
+from peftkit.model.weight_files import read_tensors
 from peftkit.rundir import atomic, write_json
 
 if TYPE_CHECKING:
@@ -210,15 +211,12 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     Raises:
         AdapterError: A file is absent or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         settings = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
-        state = load_file(folder / WEIGHTS)
+        state = read_tensors(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise AdapterError(f"'{folder}' is no adapter: it has no {Path(error.filename or WEIGHTS).name}") from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ModelError) as error:
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
     if not isinstance(settings, dict):
         raise AdapterError(f"the adapter in '{folder}' is damaged: {PEFT_CONFIG} holds no settings")

@@ -65,7 +65,7 @@ class LowRank:
         """Return rows of scale B A, shape (count, columns)."""
         rows = slice(first, first + count)
         product = (self.b @ self.a[:, rows]).T if self.transposed else self.b[rows] @ self.a
-        return product * self.scale
+        return product.mul_(self.scale)
 
     def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype) -> torch.Tensor:
         """Return rows of the changed weight."""

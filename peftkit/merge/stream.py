@@ -9,23 +9,30 @@ from __future__ import annotations
 import errno
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from peftkit.errors import AdapterError
 from peftkit.merge.held import Held, Rows
 from peftkit.merge.plan import Output, OutputFile, Piece
+from peftkit.model.weight_files import StoredTensor
 
 if TYPE_CHECKING:
     import torch
 
-BLOCK_VALUES = 1 << 21
-"""Values that are computed at once: 8 MiB of float32."""
+BLOCK_VALUES = 1 << 18
+"""Values that are computed at once: 1 MiB of float32, so that all steps find them in the processor's cache."""
 _ROWS = 64
 """Blocks of rows are multiples of so many: products of fewer can be computed in another order, with other last bits."""
 _COPIED = 1 << 24  # bytes that are copied at once
+_PUSHED = 1 << 26  # bytes after which the disk is waited for
+_WAITING = 48  # blocks that may wait to be written, while the disk is waited for
 
 
 @dataclass
@@ -84,27 +91,107 @@ def write_file(
         AdapterError: A merged value is not finite.
     """
     seen: dict[str, dict[str, float | None]] = {}
-    with path.open("wb") as out:
-        out.write(file.header)
+    with _fewer_threads(), path.open("wb", buffering=0) as out, _Background() as beside:
+        disk = _Disk(out, progress)
+        beside.do(disk.write, file.header)
         for one in file.outputs:
             if one.copied:
-                _copy(one, out, progress)
+                assert one.source is not None
+                beside.do(disk.copy, one.source)
                 continue
             total = Realised()
             for before, wanted, rounded in merged_rows(one, trained):
-                out.write(_bytes(rounded))
-                progress(rounded.nbytes)
-                total.add(before, wanted, rounded.to(wanted.dtype))
+                beside.do(disk.write, _bytes(rounded))
+                total.add(before, wanted, rounded.to(wanted.dtype, copy=True))  # that one is being written
             if not math.isfinite(total.along):  # one value that is not finite makes the sum so
                 raise AdapterError(
                     f"merging gives values in '{one.name}' that are not finite in {one.dtype}; the adapter is damaged, "
                     "or its weight too large"
                 )
             seen[one.name] = {"realised": total.share, "change": total.relative}
-        out.flush()
+        beside.finish()
         os.fsync(out.fileno())
     path.chmod(0o644)
     return seen
+
+
+@contextmanager
+def _fewer_threads() -> Iterator[None]:
+    """Leave processors to the writing: threads of torch that wait for each other on a busy machine lose far more."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Background:
+    """Does things one after another while others are computed; a few may wait."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def do(self, what: Callable[..., None], *arguments: Any) -> None:
+        """Do it later; raises what went wrong before."""
+        self._waiting.append(self._thread.submit(what, *arguments))
+        while len(self._waiting) > _WAITING:
+            self._waiting.popleft().result()
+
+    def finish(self) -> None:
+        """Wait until all is done."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def __enter__(self) -> _Background:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+class _Disk:
+    """Writes a file, and pushes it to the disk now and then, so that little is left to wait for at the end."""
+
+    def __init__(self, out: FileIO, progress: Callable[[int], None]) -> None:
+        self._out = out
+        self._progress = progress
+        self._pending = 0
+
+    def write(self, values: bytes | memoryview) -> None:
+        """Write bytes."""
+        left = memoryview(values)
+        while left:
+            left = left[self._out.write(left) :]
+        self._wrote(len(values))
+
+    def copy(self, source: StoredTensor) -> None:
+        """Copy a tensor's bytes, inside the kernel where it can."""
+        with source.file.open("rb") as stream:
+            place, end = source.start, source.start + source.size
+            while place < end:
+                count = min(_COPIED, end - place)
+                done = _copy_inside(stream, self._out, place, count)
+                if done:
+                    self._wrote(done)
+                else:
+                    stream.seek(place)
+                    block = stream.read(count)
+                    if not block:
+                        raise EOFError(f"'{source.file}' became shorter while it was read")
+                    self.write(block)
+                    done = len(block)
+                place += done
+
+    def _wrote(self, count: int) -> None:
+        self._pending += count
+        if self._pending >= _PUSHED:
+            os.fsync(self._out.fileno())
+            self._pending = 0
+        self._progress(count)
 
 
 def merged_rows(one: Output, trained: Trained | None) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -146,7 +233,7 @@ def _piece(
         changed = before.clone()
         for change in piece.changes:
             changed = change.apply(changed, piece.skipped + begin, dtype)
-        yield before, changed, changed.to(dtype)
+        yield before, changed, changed.to(dtype, copy=True)
         begin += count
 
 
@@ -174,33 +261,12 @@ def _bytes(values: torch.Tensor) -> bytes | memoryview:
     return flat
 
 
-def _copy(one: Output, out: BinaryIO, progress: Callable[[int], None]) -> None:
-    """Copy a tensor's bytes, inside the kernel where it can."""
-    source = one.source
-    assert source is not None
-    out.flush()
-    with source.file.open("rb") as stream:
-        place, left = source.start, source.size
-        while left:
-            done = _copy_inside(stream, out, place, left)
-            if not done:
-                stream.seek(place)
-                block = stream.read(min(_COPIED, left))
-                out.write(block)
-                done = len(block)
-            if not done:
-                raise EOFError(f"'{source.file}' became shorter while it was read")
-            place, left = place + done, left - done
-            progress(done)
-
-
-def _copy_inside(stream: BinaryIO, out: BinaryIO, place: int, left: int) -> int:
+def _copy_inside(stream: BinaryIO, out: FileIO, place: int, count: int) -> int:
     """Return how many bytes the kernel copied; none where it cannot."""
     if not hasattr(os, "copy_file_range"):
         return 0
-    out.flush()
     try:
-        return os.copy_file_range(stream.fileno(), out.fileno(), min(_COPIED, left), offset_src=place)
+        return os.copy_file_range(stream.fileno(), out.fileno(), count, offset_src=place)
     except OSError as error:
         if error.errno in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             return 0

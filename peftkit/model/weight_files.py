@@ -93,11 +93,13 @@ class StoredTensor:
         """
         import torch
 
-        width = self.size // self.rows
+        width = self.size // max(1, self.rows)
         block = bytearray(count * width)
         stream.seek(self.start + first * width)
         if stream.readinto(block) != len(block):  # type: ignore[attr-defined]
             raise ModelError(f"'{self.file}' ends before its tensor '{self.name}' does; fetch it again")
+        if not block:
+            return torch.empty((count, self.columns), dtype=self.torch_dtype)
         return torch.frombuffer(block, dtype=self.torch_dtype).reshape(count, self.columns)
 
 
@@ -176,6 +178,18 @@ def read_weight_file(path: Path) -> WeightFile:
     if end > path.stat().st_size:
         raise ModelError(f"'{path}' ends before its tensor '{tensors[-1].name}' does; fetch it again")
     return WeightFile(path, struct.pack("<Q", length) + text, tuple(tensors))
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read all tensors of a file; unlike a mapped file, it is not in memory twice meanwhile.
+
+    Raises:
+        ModelError: It is no safetensors file, or is damaged.
+    """
+    with path.open("rb") as stream:
+        return {
+            one.name: one.read_rows(stream, 0, one.rows).reshape(one.shape) for one in read_weight_file(path).tensors
+        }
 
 
 def _tensors(path: Path, header: dict[str, Any], data: int) -> Iterator[StoredTensor]:
