@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _COLUMN = re.compile(r"\{(\w+)\}")
 PLAIN_TEMPLATE = "plain"
 _ASKS = "Answer:"  # the end of a prompt where there is no template
+_CHARACTERS = 3  # of a token; on average they have more, so that a longer text likely does not fit
 
 
 def placeholders(template: str) -> tuple[str, ...]:
@@ -120,31 +121,36 @@ class Encoder:
         self, wheres: Sequence[str], columns: Sequence[Mapping[str, str]], texts: Sequence[str], taken: Sequence[int]
     ) -> list[tuple[list[int], bool]]:
         """Return each row's prompt ids, and whether text was cut so that they leave `taken` tokens of room."""
+        written = self._written
         room = [self.max_length - one - len(self._start) for one in taken]
-        encoded = self._written.encode_all(texts)
+        # Only rows that are cut need offsets; where most are, they are taken at once.
+        offsets = sum(map(len, texts)) > _CHARACTERS * sum(room)
+        encoded = written.encode_all(texts, offsets=offsets)
         fitted = [(self._start + one.ids, False) for one in encoded]
         long = [place for place, one in enumerate(encoded) if len(one.ids) > room[place]]
         if not long:
             return fitted
         names = self.required_columns()
         name = {p: max(names, key=lambda column: len(columns[p][column])) if names else "" for p in long}
-        blank = {p: self._prompt_text({**columns[p], name[p]: ""}) for p in long}
-        without = {text: len(self._written.encode(text)) for text in set(blank.values())}
+        others = {p: tuple("" if column == name[p] else columns[p][column] for column in names) for p in long}
+        blank = {one: self._prompt_text(dict(zip(names, one, strict=True))) for one in set(others.values())}
+        without = {one: len(ids) for one, (ids, _) in zip(blank, written.encode_all([*blank.values()]), strict=True)}
         for place in long:
-            if without[blank[place]] > room[place]:
+            if without[others[place]] > room[place]:
                 raise DataError(
-                    f"{wheres[place]}: the prompt needs {without[blank[place]] + len(self._start)} tokens before any "
+                    f"{wheres[place]}: the prompt needs {without[others[place]] + len(self._start)} tokens before any "
                     f"text and the answer {taken[place]}, which is more than train.max_length={self.max_length}; raise "
                     "train.max_length"
                 )
+        whole = [encoded[p] for p in long] if offsets else written.encode_all([texts[p] for p in long], offsets=True)
         cuts = {
-            p: _Cut.inside(encoded[p], texts[p], columns[p][name[p]], len(encoded[p].ids) - room[p])
-            or self._cut_alone(columns[p][name[p]], room[p] - without[blank[p]])
-            for p in long
+            p: _Cut.inside(one, texts[p], columns[p][name[p]], len(one.ids) - room[p])
+            or self._cut_alone(columns[p][name[p]], room[p] - without[others[p]])
+            for p, one in zip(long, whole, strict=True)
         }
         while long:  # a cut can change how the border is encoded, by a token or two
             shorter = [self._prompt_text({**columns[p], name[p]: cuts[p].kept()}) for p in long]
-            for place, one in zip(long, self._written.encode_all(shorter), strict=True):
+            for place, one in zip(long, written.encode_all(shorter), strict=True):
                 fitted[place] = (self._start + one.ids, True)
                 cuts[place].last -= 1
             long = [place for place in long if len(fitted[place][0]) - len(self._start) > room[place]]
@@ -152,7 +158,7 @@ class Encoder:
 
     def _cut_alone(self, text: str, keep: int) -> _Cut:
         """Cut a text to so many tokens of its own: one that a template changes, or writes several times."""
-        encoded = self._written.encode_pieces([text], plain=True)[0]
+        encoded = self._written.encode_pieces([text], plain=True, offsets=True)[0]
         if encoded.offsets is None:
             raise ConfigError(
                 f"the tokenizer '{self.tokenizer.name_or_path}' does not say which characters a token stands for, so "

@@ -93,4 +93,4 @@ def ids_shared(ids: Sequence[int]) -> list[int]:
     """Return equal ids that share their objects: 8 bytes a token in place of 36."""
     if ids and (most := max(ids)) >= len(_INTS):
         _INTS.extend(range(len(_INTS), most + 1))
-    return [_INTS[token] for token in ids]
+    return list(map(_INTS.__getitem__, ids))

@@ -28,6 +28,8 @@ from peftkit.data.shingles import Sketches, near_pairs
 
 Split = Literal["train", "validation", "test"]
 
+# Spaced before `str.translate`, which is many times as fast where each ASCII character becomes a single one.
+_ASCII_SYMBOLS = "$+<=>|~"
 # Scripts written without spaces: each character is a word, or a sentence would be one word.
 _UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 
@@ -117,6 +119,8 @@ def normalize(text: str) -> str:
     Symbols such as `+` or an emoji count as words of their own. A text of punctuation alone stays as it is.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
+    for symbol in _ASCII_SYMBOLS:
+        folded = folded.replace(symbol, f" {symbol} ")
     return " ".join(folded.translate(_SEPARATED).split()) or folded.strip()
 
 
@@ -128,6 +132,8 @@ class _Separated(dict[int, str]):
         category = unicodedata.category(character)
         if category[0] in "PZC" or category == "Sk":
             self[code] = " "
+        elif character in _ASCII_SYMBOLS:
+            self[code] = character
         elif category[0] == "S" or _UNSPACED.match(character):
             self[code] = f" {character} "
         else:

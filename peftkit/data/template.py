@@ -23,7 +23,7 @@ _VEILED = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
 
 class Encoded(NamedTuple):
-    """A text as token ids, and which characters they are; None where it has veiled tokens."""
+    """A text as token ids, and which characters they are; None where that was not asked, or is not known."""
 
     ids: list[int]
     offsets: Encoding | None
@@ -105,10 +105,10 @@ class Template:
         alone = dict(zip(merged, self.encode_all([texts[place] for place in merged]), strict=True))
         return [alone[place].ids if place in alone else ids[len(head) :] for place, (head, ids) in enumerate(pairs)]
 
-    def encode_all(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode texts that were written, in one batch."""
+    def encode_all(self, texts: Sequence[str], *, offsets: bool = False) -> list[Encoded]:
+        """Encode texts that were written, in one batch; `offsets` as in `encode_pieces`, but for texts with a veil."""
         split = [_VEILED.split(text) for text in texts]  # every second piece is the number between two marks
-        encoded = iter(self.encode_pieces([piece for pieces in split for piece in pieces[::2]]))
+        encoded = iter(self.encode_pieces([piece for pieces in split for piece in pieces[::2]], offsets=offsets))
         whole: list[Encoded] = []
         for pieces in split:
             one = next(encoded)
@@ -121,20 +121,26 @@ class Template:
             whole.append(one)
         return whole
 
-    def encode_pieces(self, texts: Sequence[str], *, plain: bool = False) -> list[Encoded]:
-        """Encode texts without veiled tokens in one batch; `plain` takes control tokens for text."""
+    def encode_pieces(self, texts: Sequence[str], *, plain: bool = False, offsets: bool = False) -> list[Encoded]:
+        """Encode texts without veiled tokens in one batch.
+
+        Args:
+            texts: What to encode.
+            plain: Whether control tokens are taken for text.
+            offsets: Whether to say which characters the tokens are, if the tokenizer knows: that takes longer.
+        """
         if not texts:
             return []
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            split_special_tokens=plain,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        offsets = encoded.encodings or [None] * len(texts)
-        return list(map(Encoded, encoded["input_ids"], offsets))
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            slow = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=plain, verbose=False)
+            return [Encoded(ids, None) for ids in slow["input_ids"]]
+        # What a call of the tokenizer does, without a dictionary for each text, and without offsets that nobody needs.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = plain
+        encode = backend.encode_batch if offsets else backend.encode_batch_fast
+        return [Encoded(one.ids, one if offsets else None) for one in encode(list(texts), add_special_tokens=False)]
 
     def turn_of(self, written: str) -> str:
         """Cut what was written of an answer after the control token that ends it; it gets an end if it has none."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from peftkit.config import TaskConfig
 from peftkit.data.encode import PLAIN_TEMPLATE, Encoder
+from peftkit.data.rows import Row
 from peftkit.errors import ConfigError, DataError
 from peftkit.model.load import Source, load_tokenizer
 
@@ -62,6 +63,33 @@ def test_any_text_is_encoded_as_the_template_does_and_ends_once(tokenizer, text,
     assert example.prompt_ids == from_template(tokenizer, text)
     assert example.completion_ids[-1] == END
     assert END not in example.completion_ids[:-1]
+
+
+def test_a_row_is_cut_the_same_among_short_rows_and_among_long_ones(tokenizer):
+    one = encoder(tokenizer, max_length=160)
+    long = [Row(f"file:{number}", row(f"Grüße ☂ {number} " * (40 + number))) for number in range(3)]
+    short = [Row(f"file:{number}", row("a fine film")) for number in range(9)]
+    cut = one.encode_rows(long)
+    assert all(examples[0].truncated for examples in cut)
+    assert one.encode_rows(short + long)[9:] == cut
+    assert [one.encode(where, columns) for where, columns in ((each.where, each.values) for each in long)] == [
+        examples[0] for examples in cut
+    ]
+
+
+def test_only_the_longest_text_of_each_row_is_cut(tokenizer):
+    one = encoder(tokenizer, TaskConfig(prompt="{first} | {second}", completion="{label}"), max_length=120)
+    rows = [
+        Row("file:1", {"first": "Grüße " * 40, "second": "kurz", "label": "a"}),
+        Row("file:2", {"first": "short", "second": "☂ " * 90, "label": "a"}),
+    ]
+    for (example,), kept in zip(one.encode_rows(rows), [" | kurz", "short | ☂"], strict=True):
+        assert example.truncated
+        assert kept in tokenizer.decode(example.prompt_ids)
+        assert len(example) <= 120
+    too_long = Row("file:3", {"first": "a " * 300, "second": "☂ " * 290, "label": "a"})
+    with pytest.raises(DataError, match="file:3: the prompt needs"):
+        one.encode_rows([*rows, too_long])
 
 
 def test_label_ids_are_the_completions_of_the_rows(tokenizer):

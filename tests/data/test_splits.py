@@ -30,6 +30,13 @@ def test_normalize(text, normal):
     assert normalize(text) == normal
 
 
+def test_every_character_is_spaced_as_its_category_says():
+    spaced = {chr(code): normalize(f"a{chr(code)}b") for code in range(33, 127)}
+    assert "".join(one for one, text in spaced.items() if text == f"a {one} b") == "$+<=>|~"
+    assert "".join(one for one, text in spaced.items() if text == "a b") == "!\"#%&'()*,-./:;?@[\\]^_`{}"
+    assert normalize("x<=y") == "x < = y"
+
+
 def test_equal_after_normalising_share_a_group():
     assert near_duplicate_groups(["Nice one!", "other", "nice  ONE", "", "Other.", ""]) == [0, 1, 0, 3, 1, 3]
 

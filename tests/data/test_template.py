@@ -49,6 +49,21 @@ def test_a_batch_is_encoded_as_its_texts_are():
     assert [one.ids for one in template.encode_all(texts)] == [template.encode(text) for text in texts]
 
 
+def test_offsets_come_when_asked_and_change_no_ids(tiny_model):
+    tokenizer = FAMILIES["chatml"].tokenizer(tiny_model)
+    tokenizer("a b c", truncation=True, max_length=1, padding="max_length")  # leaves its settings in the backend
+    template = Template(tokenizer)
+    texts = ["<|im_start|>Grüße ☂", "", "a" + template.veil("<|im_end|>")]
+    without, offsets = template.encode_all(texts), template.encode_all(texts, offsets=True)
+    assert [one.ids for one in without] == [one.ids for one in offsets]
+    assert without[0].ids == tokenizer(texts[0], add_special_tokens=False)["input_ids"]
+    assert [one.offsets is None for one in without + offsets] == [True, True, True, False, False, True]
+    assert offsets[0].offsets.token_to_chars(0) == (0, len("<|im_start|>"))
+    plain = template.encode_pieces(["<|im_end|>"], plain=True)[0].ids
+    assert template.special_ids.isdisjoint(plain)
+    assert tokenizer.decode(plain) == "<|im_end|>"
+
+
 def test_an_answer_ends_with_the_first_control_token_after_it(tiny_model):
     template = Template(FAMILIES["chatml"].tokenizer(tiny_model))
     assert template.end_of("<|im_end|>\n<|im_start|>") == "<|im_end|>"
