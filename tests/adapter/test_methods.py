@@ -148,7 +148,8 @@ def test_what_converts_becomes_lora(bases, name, quantization):
     assert converted.model.peft_config["default"].base_model_name_or_path == str(bases.folder)
     assert converted.logit_error < 1e-3
     assert converted.faithful
-    assert torch.allclose(logits(converted.model), before, atol=1e-4)
+    # int8 layers round what they read to 127 steps, and a last bit before that can tip a value over to the next one.
+    assert torch.allclose(logits(converted.model), before, atol=2e-3 if quantization == "int8" else 1e-4)
     with converted.model.disable_adapter():
         assert torch.equal(logits(converted.model), logits(bases.get(quantization)))
 
