@@ -38,6 +38,10 @@ def merge(
     ],
     base: Base = None,
     onto: OntoName = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option("--quantize", metavar="nf4|fp4|int8", help="Quantize the merged weights once; onto original."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier merge; merge what would be refused, and note it.")
     ] = False,
@@ -60,6 +64,7 @@ def merge(
         Path(out),
         base=base,
         onto=_onto(onto),
+        quantize=quantize,
         force=force,
         proof=not no_proof,
         rows=rows,

@@ -186,6 +186,7 @@ def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str
     ui.say(f'  use it:   peftkit predict {shlex.quote(str(folder.adapter))} "your text"')
     if summary["after"]:
         ui.say(f"  judge it: peftkit eval {shlex.quote(str(folder.path))}")
+    ui.say(f"  merge it: peftkit merge {shlex.quote(str(folder.path))} {shlex.quote(folder.path.name + '-merged')}")
     ui.say(f"  larger:   {preset_advice(resolved.recipe, resolved.config.preset)}")
     ui.say(f"{folder.path}", style="bold")
 

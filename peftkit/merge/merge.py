@@ -17,6 +17,7 @@ from peftkit.merge.held_out import HeldOut, find_held_out
 from peftkit.merge.inputs import Inputs, open_inputs
 from peftkit.merge.plan import Plan, make_plan
 from peftkit.merge.proof import prove_files, prove_model
+from peftkit.merge.quantized import KINDS, quantize_merged, require_kept
 from peftkit.merge.record import Onto, key_of, read_record, record_of
 from peftkit.merge.staging import RECORD, Staging, alone_beside, require_free
 from peftkit.merge.through_peft import changes_through_peft
@@ -34,6 +35,7 @@ def merge(
     *,
     base: str | None = None,
     onto: Onto | None = None,
+    quantize: str | None = None,
     force: bool = False,
     proof: bool = True,
     rows: int = ROWS,
@@ -47,6 +49,8 @@ def merge(
         base: The base model, as for `model.path`; None takes the one that the adapter names.
         onto: `original` adds to the weights as they are stored, `trained` to those that training saw, quantized and
             dequantized again; None takes what is better on the run's validation rows.
+        quantize: `nf4`, `fp4` or `int8`: quantize the merged weights once, as bitsandbytes stores them; needs the
+            memory of the quantized model. Weights that training saw quantized would lose the adapter in it.
         force: Write over an earlier merge, and note what was wrong instead of refusing it.
         proof: Whether to load the result and prove that it is what was merged.
         rows: Most rows that it is judged on.
@@ -64,7 +68,9 @@ def merge(
     inputs = open_inputs(adapters, base, force=force, progress=ui.note)
     for warning in (*inputs.warnings, *inputs.forced):
         ui.warn(warning)
-    kinds = _kinds(inputs, onto)
+    kinds = _kinds(inputs, "original" if quantize and onto is None else onto)
+    if quantize:
+        _require_quantizable(quantize, kinds[0])
     judged = find_held_out(inputs, ui) if proof or len(kinds) > 1 else None
     with ExitStack() as stack:
         stack.enter_context(alone_beside(out, ui.note))
@@ -84,8 +90,12 @@ def merge(
             ui.say(f"onto {chosen}: {choice['why']}")
         plan, staging, seen = made[chosen]
         record = record_of(inputs, plan, chosen, seen, choice)
+        if quantize:
+            ui.stage(f"Quantizing to {quantize}")
+            record["quantized"] = {"kind": quantize, "kept": quantize_merged(inputs, plan, staging.path, quantize)}
+            require_kept(record["quantized"]["kept"], quantize)
         if proof and judged is not None:
-            record["proof"] = _prove(inputs, plan, staging.path, chosen, judged, rows, ui)
+            record["proof"] = _prove(inputs, None if quantize else plan, staging.path, chosen, judged, rows, ui)
             _require_proved(record["proof"], inputs, force=force)
             record["forced"] = list(inputs.forced)
         write_json(staging.file(RECORD), record)
@@ -133,7 +143,7 @@ def verify(
     for warning in inputs.warnings:
         ui.warn(warning)
     kind = _kinds(inputs, onto or "original")[0]
-    plan = _plan(inputs, kind, ui)
+    plan = None if record and record.get("quantized") else _plan(inputs, kind, ui)
     proof = _prove(inputs, plan, folder, kind, find_held_out(inputs, ui), rows, ui)
     if record is not None:
         record["proof"] = proof
@@ -165,11 +175,28 @@ def _plan(inputs: Inputs, onto: Onto, ui: UI) -> Plan:
         return make_plan(inputs, onto_trained=onto == "trained", changes=own)
 
 
-def _prove(inputs: Inputs, plan: Plan, folder: Path, onto: Onto, judged: HeldOut, rows: int, ui: UI) -> dict[str, Any]:
+def _prove(
+    inputs: Inputs, plan: Plan | None, folder: Path, onto: Onto, judged: HeldOut, rows: int, ui: UI
+) -> dict[str, Any]:
+    """Prove files and model; without a plan the model alone, whose weights were quantized since."""
     ui.stage("Proof")
-    files = prove_files(inputs, plan, folder, onto, ui)
-    model = None if files["failures"] else prove_model(inputs, folder, onto, judged, rows, ui)
-    return {"files": files, "model": model, "failures": files["failures"] + (model["failures"] if model else [])}
+    files = None if plan is None else prove_files(inputs, plan, folder, onto, ui)
+    failures = list(files["failures"]) if files else []
+    model = None
+    if not failures:
+        model = prove_model(inputs, folder, onto, judged, rows, ui, exact=plan is not None)
+        failures += model["failures"]
+    return {"files": files, "model": model, "failures": failures}
+
+
+def _require_quantizable(kind: str, onto: Onto) -> None:
+    if kind not in KINDS:
+        raise ConfigError(f"--quantize {kind} is not one of {', '.join(KINDS)}")
+    if onto == "trained":
+        raise ConfigError(
+            f"--quantize {kind} after --onto trained would take the adapter away: the dequantized weights lie on the "
+            "steps of their quantization, which rounds the change back; take --onto original"
+        )
 
 
 def _require_proved(proof: dict[str, Any], inputs: Inputs, *, force: bool) -> None:

@@ -48,7 +48,7 @@ def live_model(inputs: Inputs, *, trained: bool) -> Any:
 
 
 def merged_model(inputs: Inputs, folder: Path) -> Any:
-    """Load what was written, unquantized and computing in what the live model computes in."""
+    """Load what was written, held as it was written, and computing in what the live model computes in."""
     passport = inputs.passport
     if passport is None:
         return plain_model(inputs, folder, resolved_dtype(ModelConfig(path=str(folder))))

@@ -58,6 +58,7 @@ class Output:
         shape: Its shape.
         pieces: What is changed.
         held: Whether the values that training saw, quantized and dequantized, stand in place of the source's.
+        parameter: The parameter of the model that it is, or is part of; empty where it is none.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Output:
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...] = ()
     held: bool = False
+    parameter: str = ""
 
     @property
     def copied(self) -> bool:
@@ -254,7 +256,9 @@ def _output(
                 first = expert * shape[1] if place.expert is None else 0
                 several = tuple(one.each[expert] for one in experts)
                 pieces.append(Piece(first, count, place.first, several))
-    return Output(tensor.name, tensor, tensor.dtype, tensor.shape, tuple(pieces), name.removesuffix(".weight") in held)
+    return Output(
+        tensor.name, tensor, tensor.dtype, tensor.shape, tuple(pieces), name.removesuffix(".weight") in held, name
+    )
 
 
 def _new_output(name: str, changes: Changes, shape: tuple[int, ...]) -> Output:

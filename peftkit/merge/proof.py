@@ -123,7 +123,9 @@ def _compare_changed(one: Output, found: StoredTensor, trained: Trained | None) 
     return total.share, off
 
 
-def prove_model(inputs: Inputs, folder: Path, onto: Onto, rows: HeldOut, most: int, ui: UI) -> dict[str, Any]:
+def prove_model(
+    inputs: Inputs, folder: Path, onto: Onto, rows: HeldOut, most: int, ui: UI, *, exact: bool = True
+) -> dict[str, Any]:
     """Compare a merged model with base and adapter side by side.
 
     Args:
@@ -133,6 +135,7 @@ def prove_model(inputs: Inputs, folder: Path, onto: Onto, rows: HeldOut, most: i
         rows: What to judge it on.
         most: Most rows.
         ui: Where progress is shown.
+        exact: Whether it must be the same model; one that was quantized must only be nearer to it than the base is.
 
     Returns:
         `rows`: what they are and how many; `to_merged`: agreement with base and adapter as the merge took them;
@@ -164,7 +167,7 @@ def prove_model(inputs: Inputs, folder: Path, onto: Onto, rows: HeldOut, most: i
         compared = compare_answers(inputs.passport.config, rows.recipe, examples, before, answers)
         names = {"live": "before", "merged": "after", "difference": "difference", "names": "metrics"}
         result["metrics"] = {name: compared[key] for name, key in names.items()}
-    result["failures"] = _failures(result["to_merged"])
+    result["failures"] = _failures(result["to_merged"], MOST_KL if exact else result["to_base"]["kl"])
     return result
 
 
@@ -174,14 +177,14 @@ def _answers(model: Any, inputs: Inputs, rows: HeldOut, examples: Sequence[Any],
     return judge_rows(model, inputs.family, rows.encoder, examples, inputs.passport.config, ui, what)
 
 
-def _failures(found: Mapping[str, Any]) -> list[str]:
+def _failures(found: Mapping[str, Any], most: float | None) -> list[str]:
     if found["kl"] is None:
         if found["difference"] <= MOST_DIFFERENCE:
             return []
         return [f"its scores differ from those of base and adapter by up to {found['difference']:.3g}"]
-    if found["kl"] <= MOST_KL:
+    if most is None or found["kl"] <= most:
         return []
     return [
-        f"its answers diverge from those of base and adapter by {found['kl']:.3g} nats, more than {MOST_KL} "
+        f"its answers diverge from those of base and adapter by {found['kl']:.3g} nats, more than {most:.3g} "
         f"(the likeliest is the same in {found['top1']:.1%})"
     ]

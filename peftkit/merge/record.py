@@ -85,6 +85,7 @@ def record_of(
         "copied": sum(one.copied for file in plan.files for one in file.outputs),
         "untied": list(plan.untied),
         "left_out": list(plan.left_out),
+        "quantized": None,
         "proof": None,
         "changed": dict(sorted(seen.items())),
     }

@@ -25,6 +25,10 @@ def show_merge(ui: UI, out: Path, record: Mapping[str, Any]) -> None:
         f"{size(record['bytes'])} of weights: {len(record['changed'])} tensors changed, {record['copied']} copied byte "
         f"for byte{'' if record['quantization'] in (None, 'none') else ', onto the ' + record['onto'] + ' weights'}"
     )
+    if record["quantized"]:
+        shares = record["quantized"]["kept"].values()
+        left = f"; of the change {percent(min(shares))} to {percent(max(shares))} is there" if shares else ""
+        ui.say(f"quantized to {record['quantized']['kind']} after that{left}")
     if record["untied"]:
         ui.say(f"{', '.join(record['untied'])} no longer shares its values, as the adapter changes one side of it")
     ui.say(f"{out}", style="bold")
@@ -33,8 +37,9 @@ def show_merge(ui: UI, out: Path, record: Mapping[str, Any]) -> None:
 def show_proof(ui: UI, proof: Mapping[str, Any]) -> None:
     """Show what a proof found."""
     files, model = proof["files"], proof["model"]
-    ui.say(f"{files['copied']} tensors are the base's, by hash; {files['changed']} were recomputed")
-    if files["realised"]:
+    if files:
+        ui.say(f"{files['copied']} tensors are the base's, by hash; {files['changed']} were recomputed")
+    if files and files["realised"]:
         low, high = (percent(files["realised"][name]) for name in ("low", "high"))
         ui.say(f"of the intended change {low} to {high} is there")
     if model:

@@ -12,7 +12,10 @@ from peftkit.adapter.passport import read_passport
 from peftkit.errors import AdapterError, ConfigError, ModelError, OutputError
 from peftkit.judge import predict
 from peftkit.merge import merge as merging
+from peftkit.merge.inputs import open_inputs
 from peftkit.merge.merge import merge, verify
+from peftkit.merge.plan import make_plan
+from peftkit.merge.quantized import quantize_merged, require_kept
 from peftkit.model.fingerprint import fingerprint
 from peftkit.model.load import Source
 
@@ -217,6 +220,42 @@ def test_a_model_that_peft_needs_more_memory_for_than_there_is_is_refused(runs, 
     monkeypatch.setattr(machine, "available_memory", lambda: 1000)
     with pytest.raises(ModelError, match=r"needs about .* of memory"):
         merge([(run, 1.0)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_merged_weights_are_quantized_once(kind, runs, tmp_path):
+    run = runs("model.quantization=nf4")
+    out = tmp_path / "out"
+    record = merge([(run, 1.0)], out, quantize=kind, rows=12)
+    assert record["onto"] == "original"
+    assert record["quantized"]["kind"] == kind
+    assert all(0.9 < share < 1.1 for share in record["quantized"]["kept"].values())
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert type(model.model.layers[0].mlp.up_proj).__name__ == {"nf4": "Linear4bit", "int8": "Linear8bitLt"}[kind]
+    proof = record["proof"]
+    assert proof["files"] is None
+    assert proof["model"]["to_merged"]["kl"] < proof["model"]["to_base"]["kl"]
+    assert verify(out, [(run, 1.0)], rows=12) == proof
+    assert f"quantized to {kind}" in (out / "README.md").read_text()
+
+
+def test_quantizing_what_lies_on_the_steps_already_is_refused(runs, tmp_path):
+    run = runs("model.quantization=nf4")
+    with pytest.raises(ConfigError, match="take --onto original"):
+        merge([(run, 1.0)], tmp_path / "out", onto="trained", quantize="nf4")
+    with pytest.raises(ConfigError, match="not one of nf4, fp4, int8"):
+        merge([(run, 1.0)], tmp_path / "out", quantize="fp8")
+
+
+def test_a_change_that_quantizing_takes_away_is_refused(runs, tmp_path):
+    run = runs("model.quantization=nf4")
+    merge([(run, 1.0)], tmp_path / "steps", onto="trained", proof=False)
+    inputs = open_inputs([(run, 1e-4)], str(tmp_path / "steps"), force=True)
+    plan = make_plan(inputs, onto_trained=False)
+    shutil.copytree(tmp_path / "steps", tmp_path / "copy")
+    kept = quantize_merged(inputs, plan, tmp_path / "copy", "nf4")
+    with pytest.raises(AdapterError, match="would take the adapter away"):
+        require_kept(kept, "nf4")
 
 
 def test_without_data_it_is_judged_on_other_texts(runs, tmp_path, monkeypatch):
