@@ -29,7 +29,7 @@ class Change(Protocol):
         """Return rows of the changed weight.
 
         Args:
-            weight: Shape (count, columns), the rows from `first` on; it may be overwritten.
+            weight: Shape (count, columns), the rows from `first` on; it stays as it is.
             first: Number of the first row.
             stored: What the weight is rounded to in the end.
         """
@@ -73,8 +73,8 @@ class LowRank:
 
         delta = self.delta(first, len(weight))
         if self.magnitude is None:
-            return weight.add_(delta.to(stored) if self.rounded else delta)
-        changed = weight.add_(delta)
+            return weight + (delta.to(stored) if self.rounded else delta)
+        changed = weight + delta
         if self.transposed:
             return changed.mul_(self.magnitude / torch.linalg.norm(changed.T, dim=1))
         factor = self.magnitude[first : first + len(weight)] / torch.linalg.norm(changed, dim=1)
@@ -95,7 +95,7 @@ class Added:
 
     def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype) -> torch.Tensor:
         """Return rows of the changed vector."""
-        return weight.add_(self.values[first : first + len(weight)])
+        return weight + self.values[first : first + len(weight)]
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,11 @@ class Replaced:
         import torch
 
         if self.rows is None:
-            return self.values[first : first + len(weight)].to(weight.dtype, copy=True)  # others may change it
+            return self.values[first : first + len(weight)].to(weight.dtype)
         begin, end = (int(torch.searchsorted(self.rows, edge)) for edge in (first, first + len(weight)))
-        weight[self.rows[begin:end] - first] = self.values[begin:end].to(weight.dtype)
-        return weight
+        changed = weight.clone()
+        changed[self.rows[begin:end] - first] = self.values[begin:end].to(weight.dtype)
+        return changed
 
 
 @dataclass(frozen=True)

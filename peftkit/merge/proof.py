@@ -18,7 +18,7 @@ from peftkit.merge.inputs import Inputs
 from peftkit.merge.models import live_model, merged_model
 from peftkit.merge.plan import Output, Plan
 from peftkit.merge.record import Onto
-from peftkit.merge.stream import Realised, Trained, merged_rows
+from peftkit.merge.rows import Realised, Trained, merged_rows
 from peftkit.merge.write import LOST, trained_weights
 from peftkit.model.fingerprint import tensor_digests
 from peftkit.model.weight_files import StoredTensor, weight_files

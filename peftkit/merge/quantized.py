@@ -11,7 +11,7 @@ from peftkit.errors import AdapterError, MissingDependencyError, first_line
 from peftkit.merge.held import Held, quantized_layers
 from peftkit.merge.inputs import Inputs
 from peftkit.merge.plan import Output, Plan
-from peftkit.merge.stream import BLOCK_VALUES, Realised, merged_rows
+from peftkit.merge.rows import BLOCK_VALUES, Realised, merged_rows
 from peftkit.merge.write import LOST
 from peftkit.model.head import UNQUANTIZED
 from peftkit.model.load import resolved_dtype
@@ -69,7 +69,7 @@ def _share_kept(one: Output, kind: str, dtype: torch.dtype) -> float | None:
     """Return the share of a tensor's change that is there once base and merged weight are both quantized."""
     import torch
 
-    blocks = [(before.clone(), wanted) for before, wanted, _ in merged_rows(one, None)]
+    blocks = [(before, wanted) for before, wanted, _ in merged_rows(one, None)]
     before, wanted = (torch.cat(several) for several in zip(*blocks, strict=True))
     total = Realised()
     stored = one.source.torch_dtype if one.source else torch.float32

@@ -12,65 +12,24 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from peftkit.errors import AdapterError
-from peftkit.merge.held import Held, Rows
 from peftkit.merge.plan import Output, OutputFile, Piece
+from peftkit.merge.rows import Realised, Rows, Trained, blocks, merged
 from peftkit.model.weight_files import StoredTensor
 
 if TYPE_CHECKING:
     import torch
 
-BLOCK_VALUES = 1 << 18
-"""Values that are computed at once: 1 MiB of float32, so that all steps find them in the processor's cache."""
-_ROWS = 64
-"""Blocks of rows are multiples of so many: products of fewer can be computed in another order, with other last bits."""
 _COPIED = 1 << 24  # bytes that are copied at once
 _PUSHED = 1 << 26  # bytes after which the disk is waited for
-_WAITING = 48  # blocks that may wait to be written, while the disk is waited for
-
-
-@dataclass
-class Realised:
-    """How much of an intended change D = W' - W came through rounding: <R(W') - W, D> / <D, D>, summed over rows.
-
-    Near 1 for a merge that keeps the adapter, near 0 where rounding takes it away. The norms are Frobenius norms.
-    """
-
-    along: float = 0.0
-    intended: float = 0.0
-    weight: float = 0.0
-
-    def add(self, before: torch.Tensor, wanted: torch.Tensor, rounded: torch.Tensor) -> None:
-        """Count rows, each of shape (count, columns) in float32 or float64; `wanted` and `rounded` are overwritten."""
-        change = wanted.sub_(before).flatten()
-        self.along += float(rounded.sub_(before).flatten().dot(change))
-        self.intended += float(change.dot(change))
-        flat = before.flatten()
-        self.weight += float(flat.dot(flat))
-
-    @property
-    def share(self) -> float | None:
-        """The share of the intended change that is there; None where none was intended."""
-        return self.along / self.intended if self.intended else None
-
-    @property
-    def relative(self) -> float:
-        """The norm of the intended change over that of the weight."""
-        return (self.intended / self.weight) ** 0.5 if self.weight else 0.0
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How the weights were held that training saw."""
-
-    kind: str
-    dtype: torch.dtype
+_AHEAD = 48  # blocks that may wait to be written, while the disk is waited for
+_T = TypeVar("_T")
 
 
 def write_file(
@@ -90,67 +49,95 @@ def write_file(
     Raises:
         AdapterError: A merged value is not finite.
     """
-    seen: dict[str, dict[str, float | None]] = {}
-    with _fewer_threads(), path.open("wb", buffering=0) as out, _Background() as beside:
+    totals: dict[str, Realised] = {}
+    with path.open("wb", buffering=0) as out, _Workers() as workers:
         disk = _Disk(out, progress)
-        beside.do(disk.write, file.header)
-        for one in file.outputs:
-            if one.copied:
+        disk.write(file.header)
+        for one, block in workers.ahead(_jobs(file, trained, workers)):
+            if block is None:
                 assert one.source is not None
-                beside.do(disk.copy, one.source)
+                disk.copy(one.source)
                 continue
-            total = Realised()
-            for before, wanted, rounded in merged_rows(one, trained):
-                beside.do(disk.write, _bytes(rounded))
-                total.add(before, wanted, rounded.to(wanted.dtype, copy=True))  # that one is being written
-            if not math.isfinite(total.along):  # one value that is not finite makes the sum so
+            disk.write(_bytes(block.rounded))
+            totals.setdefault(one.name, Realised()).take(block.realised)
+            if not math.isfinite(block.realised.along):  # one value that is not finite makes the sum so
                 raise AdapterError(
                     f"merging gives values in '{one.name}' that are not finite in {one.dtype}; the adapter is damaged, "
                     "or its weight too large"
                 )
-            seen[one.name] = {"realised": total.share, "change": total.relative}
-        beside.finish()
         os.fsync(out.fileno())
     path.chmod(0o644)
-    return seen
+    return {name: {"realised": total.share, "change": total.relative} for name, total in totals.items()}
 
 
-@contextmanager
-def _fewer_threads() -> Iterator[None]:
-    """Leave processors to the writing: threads of torch that wait for each other on a busy machine lose far more."""
-    import torch
+@dataclass(frozen=True)
+class _Block:
+    """Rows that are ready to be written, and what was realised of their change."""
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    rounded: torch.Tensor
+    realised: Realised
 
 
-class _Background:
-    """Does things one after another while others are computed; a few may wait."""
+_Job = tuple[Output, "Callable[[], _Block] | None"]
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
 
-    def do(self, what: Callable[..., None], *arguments: Any) -> None:
-        """Do it later; raises what went wrong before."""
-        self._waiting.append(self._thread.submit(what, *arguments))
-        while len(self._waiting) > _WAITING:
-            self._waiting.popleft().result()
+def _jobs(file: OutputFile, trained: Trained | None, workers: _Workers) -> Iterator[_Job]:
+    """Give the work for each output in order, a piece of it at a time; none for what is copied."""
+    for one in file.outputs:
+        if one.copied:
+            yield one, None
+            continue
+        rows = workers.start(partial(Rows, one, trained))  # quantized weights are read through once before
+        for piece, begin, count in blocks(one):
+            yield one, partial(_computed, one, rows, piece, begin, count)
 
-    def finish(self) -> None:
-        """Wait until all is done."""
-        while self._waiting:
-            self._waiting.popleft().result()
 
-    def __enter__(self) -> _Background:
+def _computed(one: Output, rows: Future[Rows], piece: Piece, begin: int, count: int) -> _Block:
+    before, wanted, rounded = merged(one, rows.result(), piece, begin, count)
+    realised = Realised()
+    realised.add(before, wanted, rounded)
+    return _Block(rounded, realised)
+
+
+class _Workers:
+    """Threads that compute blocks of rows, some ahead of the one that is written.
+
+    Each computes alone: torch's own threads wait for each other, and lose far more than they gain where something else
+    wants the processors too.
+    """
+
+    def __enter__(self) -> _Workers:
+        import torch
+
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(self._threads)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        import torch
+
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._threads)
+
+    def start(self, what: Callable[[], _T]) -> Future[_T]:
+        """Begin something; what is begun later may wait for it."""
+        return self._pool.submit(what)
+
+    def ahead(self, jobs: Iterator[_Job]) -> Iterator[tuple[Output, _Block | None]]:
+        """Give the results of jobs in order, and begin those that come after."""
+        waiting: deque[tuple[Output, Future[_Block] | None]] = deque()
+        for one, work in jobs:
+            waiting.append((one, None if work is None else self.start(work)))
+            if len(waiting) > _AHEAD:
+                yield self._next(waiting)
+        while waiting:
+            yield self._next(waiting)
+
+    @staticmethod
+    def _next(waiting: deque[tuple[Output, Future[_Block] | None]]) -> tuple[Output, _Block | None]:
+        one, future = waiting.popleft()
+        return one, None if future is None else future.result()
 
 
 class _Disk:
@@ -192,66 +179,6 @@ class _Disk:
             os.fsync(self._out.fileno())
             self._pending = 0
         self._progress(count)
-
-
-def merged_rows(one: Output, trained: Trained | None) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Compute a changed tensor, rows after rows.
-
-    Returns:
-        Of each block the weight before, the changed weight unrounded (both float32, or float64 where the source is),
-        and the changed weight as it is written; each of shape (count, columns).
-    """
-    if one.source is None:
-        (piece,) = one.pieces
-        values: torch.Tensor = piece.changes[0].values  # type: ignore[attr-defined]
-        yield values.new_zeros(values.shape), values.clone(), values
-        return
-    with one.source.file.open("rb") as stream:
-        rows = _Rows(one, trained, stream)
-        dtype = one.source.torch_dtype
-        done = 0
-        for piece in one.pieces:
-            yield from _piece(Piece(done, piece.first - done, 0, ()), rows, one.source.columns, dtype)
-            yield from _piece(piece, rows, one.source.columns, dtype)
-            done = piece.first + piece.count
-        yield from _piece(Piece(done, one.source.rows - done, 0, ()), rows, one.source.columns, dtype)
-
-
-def _piece(
-    piece: Piece, rows: _Rows, columns: int, dtype: torch.dtype
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    import torch
-
-    step = max(_ROWS, BLOCK_VALUES // columns // _ROWS * _ROWS)
-    if any(change.needs_all_rows for change in piece.changes):
-        step = piece.count
-    begin = 0
-    while begin < piece.count:
-        left = piece.count - begin
-        count = left if left < step + _ROWS else step
-        before = rows(piece.first + begin, count).to(torch.float64 if dtype is torch.float64 else torch.float32)
-        changed = before.clone()
-        for change in piece.changes:
-            changed = change.apply(changed, piece.skipped + begin, dtype)
-        yield before, changed, changed.to(dtype, copy=True)
-        begin += count
-
-
-class _Rows:
-    """Gives rows of an output's source, as they are stored or as training saw them."""
-
-    def __init__(self, one: Output, trained: Trained | None, stream: BinaryIO) -> None:
-        source = one.source
-        assert source is not None
-        self._stored: Rows = lambda first, count: source.read_rows(stream, first, count)
-        self._held = None
-        if one.held:
-            assert trained is not None
-            shape = (source.rows, source.columns)
-            self._held = Held(self._stored, shape, trained.kind, trained.dtype, BLOCK_VALUES)
-
-    def __call__(self, first: int, count: int) -> torch.Tensor:
-        return self._held.rows(first, count) if self._held else self._stored(first, count)
 
 
 def _bytes(values: torch.Tensor) -> bytes | memoryview:

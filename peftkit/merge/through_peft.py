@@ -12,7 +12,7 @@ from peftkit.errors import AdapterError, ModelError, first_line
 from peftkit.merge.changes import Change, Experts, Replaced
 from peftkit.merge.held import Held, quantized_layers, trained_dtype
 from peftkit.merge.inputs import Inputs
-from peftkit.merge.stream import BLOCK_VALUES
+from peftkit.merge.rows import BLOCK_VALUES
 from peftkit.model.weight_files import weight_files
 from peftkit.ui import size
 

@@ -12,8 +12,9 @@ from peftkit.merge.held import trained_dtype
 from peftkit.merge.inputs import Inputs
 from peftkit.merge.plan import Plan
 from peftkit.merge.record import Onto
+from peftkit.merge.rows import Trained
 from peftkit.merge.staging import RECORD, Staging
-from peftkit.merge.stream import Trained, write_file
+from peftkit.merge.stream import write_file
 from peftkit.model.weight_files import INDEX
 from peftkit.rundir import write_json
 from peftkit.ui import UI

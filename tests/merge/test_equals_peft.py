@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from peftkit.merge import stream
+from peftkit.merge import rows
 
 from .bases import adapted, adapter, base, load, logits, merged, tensors
 
@@ -49,7 +49,7 @@ ALL = [
 
 @pytest.mark.parametrize(("name", "dtype", "shards", "case"), ALL, ids=["-".join(one) for one in ALL])
 def test_every_element_is_peft_s(name, dtype, shards, case, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK_VALUES", 1 << 10)  # several blocks of rows, even of these small tensors
+    monkeypatch.setattr(rows, "BLOCK_VALUES", 1 << 10)  # several blocks of rows, even of these small tensors
     of = base(name, dtype, shards)
     folder = adapter(of, tmp_path / "adapter", dtype, **cases(name)[case])
     live = adapted(of, folder, dtype)
