@@ -158,8 +158,8 @@ def merging() -> str:
     """Return the tables of merging: time and memory by size of model, and what becomes of a QLoRA adapter."""
     result, qlora = _read("merge-cpu.json"), _read("merge-qlora-cpu.json")
     lines = [
-        "| model, bfloat16 | files | peftkit | over copying the files | PEFT | memory beyond imports and adapter: peftkit "
-        "| PEFT |",
+        "| model, bfloat16 | files | peftkit | over copying the files | PEFT | memory beyond imports and adapter: "
+        "peftkit | PEFT |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for one in result["cases"].values():

@@ -42,7 +42,7 @@ class Places:
     Attributes:
         of: Stored parts of each parameter and buffer, by name; an empty list where it is stored in a form that cannot
             be taken apart row by row.
-        tied: Parameters that share their values with another one, each with the name that stands in the files.
+        tied: Parameters that share their values with a stored one, each with that one's name; some files hold them too.
         unused: Names of stored tensors that the model has no place for.
     """
 
@@ -143,7 +143,7 @@ def _taken_apart(converter: Any, parts: Mapping[str, Sequence[StoredTensor]], sh
 
 
 def _tied(model: PreTrainedModel, of: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters that are not stored because they share another one's values, with that one's name."""
+    """Return the parameters that share a stored one's values, with that one's name."""
     stored_as: dict[int, str] = {}
     names = list(model.named_parameters(remove_duplicate=False))
     for name, parameter in names:

@@ -202,7 +202,7 @@ def _outputs(
     for file in files:
         kept = [one for one in file.tensors if inputs.family != "head" or one.name not in places.unused]
         outputs[file.path.name] = [_output(one, part_of.get(one.name), shapes, changes, held) for one in kept]
-    for name in sorted(untied):
+    for name in sorted(untied - places.of.keys()):
         source = places.of[places.tied[name]]
         if len(source) != 1 or source[0].expert is not None:
             raise NotStreamable(f"'{name}', which shares its values with a fused parameter")

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 
 from peftkit.errors import AdapterError
 
@@ -39,6 +40,20 @@ def test_tied_embeddings_part_where_one_side_is_changed(targets, tmp_path):
     out = load(tmp_path / "out")
     assert out.config.tie_word_embeddings is False
     assert float((logits(out) - live).abs().max()) < 1e-5
+
+
+def test_tied_embeddings_part_in_files_that_hold_both_sides(tmp_path):
+    of = tmp_path / "both"
+    of.mkdir()
+    for file in base("tied").iterdir():
+        (of / file.name).write_bytes(file.read_bytes())
+    state = tensors(of)
+    save_file({**state, H: state[E].clone()}, of / "model.safetensors", metadata={"format": "pt"})
+    folder = adapter(of, tmp_path / "a", target_modules=["q_proj", "lm_head"])
+    live = logits(adapted(of, folder))
+    record = merged(of, [folder], tmp_path / "out")
+    assert record["untied"] == [H]
+    assert float((logits(load(tmp_path / "out")) - live).abs().max()) < 1e-5
 
 
 def test_embeddings_that_are_tied_in_the_adapter_stay_tied_and_get_the_change_once(tmp_path):
