@@ -17,17 +17,8 @@ merge_app = typer.Typer()
 Base = Annotated[
     str | None, typer.Option("--base", metavar="MODEL", help="The base model, if not the one that the adapter names.")
 ]
-Rows = Annotated[int, typer.Option("--rows", min=1, help="Judge at most this many held-out rows.")]
+Rows = Annotated[int | None, typer.Option("--rows", min=1, help="Judge at most this many held-out rows.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
-OntoName = Annotated[
-    str | None,
-    typer.Option(
-        "--onto",
-        metavar="original|trained",
-        help="Add to the weights as stored, or as training saw them; by default what is better on validation rows.",
-    ),
-]
-_DEFAULT_ROWS = 100
 
 
 @merge_app.command()
@@ -37,7 +28,14 @@ def merge(
         typer.Argument(metavar="ADAPTER[:WEIGHT]... OUT", help="Folders of adapters or runs, then the new folder."),
     ],
     base: Base = None,
-    onto: OntoName = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            "--onto",
+            metavar="original|trained",
+            help="Add to the weights as stored, or as training saw them; by default what is better on validation rows.",
+        ),
+    ] = None,
     quantize: Annotated[
         str | None,
         typer.Option("--quantize", metavar="nf4|fp4|int8", help="Quantize the merged weights once; onto original."),
@@ -46,11 +44,12 @@ def merge(
         bool, typer.Option("--force", help="Replace an earlier merge; merge what would be refused, and note it.")
     ] = False,
     no_proof: Annotated[bool, typer.Option("--no-proof", help="Do not load the result to prove it.")] = False,
-    rows: Rows = _DEFAULT_ROWS,
+    rows: Rows = None,
     as_json: Json = False,
 ) -> None:
     """Merge adapters into the weights of their base model."""
     from peftkit.merge.given import Weighted
+    from peftkit.merge.merge import ROWS
     from peftkit.merge.merge import merge as merge_adapters
     from peftkit.merge.screen import show_merge
     from peftkit.ui import UI
@@ -67,7 +66,7 @@ def merge(
         quantize=quantize,
         force=force,
         proof=not no_proof,
-        rows=rows,
+        rows=rows or ROWS,
         ui=ui,
     )
     if as_json:
@@ -83,19 +82,23 @@ def verify(
         list[str], typer.Option("--adapter", metavar="ADAPTER[:WEIGHT]", help="What was merged; several in turn.")
     ],
     base: Base = None,
-    onto: OntoName = None,
-    rows: Rows = _DEFAULT_ROWS,
+    onto: Annotated[
+        str | None,
+        typer.Option("--onto", metavar="original|trained", help="What it was merged onto, if merge.json does not say."),
+    ] = None,
+    rows: Rows = None,
     as_json: Json = False,
 ) -> None:
     """Prove that a merged model is what its base and adapters make."""
     from peftkit.merge.given import Weighted
+    from peftkit.merge.merge import ROWS
     from peftkit.merge.merge import verify as verify_merge
     from peftkit.merge.screen import show_proof
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
     proof = verify_merge(
-        folder, [Weighted.parse(word) for word in adapters], base=base, onto=_onto(onto), rows=rows, ui=ui
+        folder, [Weighted.parse(word) for word in adapters], base=base, onto=_onto(onto), rows=rows or ROWS, ui=ui
     )
     if as_json:
         ui.json(proof)
