@@ -40,7 +40,7 @@ class Outputs:
 
 
 def outputs_of(model: Any, family: Family, examples: Sequence[Example], *, problem: str | None = None) -> Outputs:
-    """Ask a model about examples, one at a time, until there are `MOST_POSITIONS` positions.
+    """Ask a model about examples, one at a time; distributions are kept of the first `MOST_POSITIONS` positions.
 
     Args:
         model: A model in evaluation mode.
@@ -54,17 +54,15 @@ def outputs_of(model: Any, family: Family, examples: Sequence[Example], *, probl
     nll, tokens, positions = 0.0, 0, 0
     with torch.inference_mode():
         for example in examples:
-            if positions >= MOST_POSITIONS:
-                break
             logits, targets = _logits(model, family, example)
             found = _distributions(logits.float(), family, problem)
             if targets is not None:
                 kept = targets >= 0
                 nll -= float(found[kept].gather(1, targets[kept].unsqueeze(1)).sum())
                 tokens += int(kept.sum())
-            found = found[-(MOST_POSITIONS - positions) :]
-            positions += len(found)
-            pieces.append(found.cpu())
+            if room := MOST_POSITIONS - positions:
+                pieces.append(found[-room:].cpu())
+                positions += len(pieces[-1])
     return Outputs(torch.cat(pieces), nll, tokens)
 
 

@@ -18,6 +18,9 @@ from peftkit.merge.record import Onto
 from peftkit.stages import compare_answers, judge_rows
 from peftkit.ui import UI
 
+_SIDES: dict[Onto, str] = {"trained": "before", "original": "after"}
+"""The names of both in a comparison of two models."""
+
 
 def choose(inputs: Inputs, folders: dict[Onto, Path], rows: HeldOut, most: int, ui: UI) -> dict[str, Any]:
     """Judge a merge onto the original weights and one onto those that training saw.
@@ -38,7 +41,8 @@ def choose(inputs: Inputs, folders: dict[Onto, Path], rows: HeldOut, most: int, 
     if not examples or rows.recipe is None or rows.encoder is None or inputs.passport is None:
         return {"chosen": "trained", "why": "there are no validation rows, and it is the model that was evaluated"}
     config = inputs.passport.config
-    answers, losses = {}, {}
+    answers: dict[Onto, list[Any]] = {}
+    losses: dict[Onto, float | None] = {}
     for onto, folder in folders.items():
         model = merged_model(inputs, folder)
         answers[onto] = judge_rows(model, inputs.family, rows.encoder, examples, config, ui, f"onto {onto}")
@@ -47,16 +51,19 @@ def choose(inputs: Inputs, folders: dict[Onto, Path], rows: HeldOut, most: int, 
         del model
     compared = compare_answers(config, rows.recipe, examples, answers["trained"], answers["original"])
     metric = find_metrics(rows.recipe.metrics)[0]
-    gain = compared["difference"][metric.key]["value"] or 0.0
+    values = {which: compared[side][metric.key]["value"] for which, side in _SIDES.items()}
+    gain = (values["original"] or 0.0) - (values["trained"] or 0.0)
     gain = -gain if metric.better == "lower" else gain
-    by = metric.name
-    if not gain and None not in losses.values():
-        gain, by = (losses["trained"] or 0.0) - (losses["original"] or 0.0), f"{metric.name} is equal, loss"
+    what, percent = metric.name, metric.percent
+    if not gain and None not in losses.values():  # the metric is the same; how likely the right answers are may not be
+        values, what, percent = losses, "loss", False
+        gain = (losses["trained"] or 0.0) - (losses["original"] or 0.0)
     chosen: Onto = "original" if gain > 0 else "trained"
-    reason = f"better on {len(examples)} validation rows" if gain else f"equal on {len(examples)} validation rows"
+    other: Onto = "trained" if gain > 0 else "original"
+    ours, theirs = (_written(values[one], percent) for one in (chosen, other))
     return {
         "chosen": chosen,
-        "why": f"{reason} ({by})",
+        "why": f"{what} {ours} against {theirs} onto {other}, on {len(examples)} validation rows",
         "rows": len(examples),
         "metric": metric.key,
         "trained": compared["before"],
@@ -65,3 +72,7 @@ def choose(inputs: Inputs, folders: dict[Onto, Path], rows: HeldOut, most: int, 
         "names": compared["metrics"],
         "loss": losses,
     }
+
+
+def _written(value: float | None, percent: bool) -> str:
+    return "not defined" if value is None else f"{100 * value:.1f}%" if percent else f"{value:.4g}"
