@@ -212,7 +212,7 @@ EXTRACT = [
             *("extract", place.model, place.changed_model(cut("model.safetensors", 2000)), "out", "--rank", "4"),
         ],
         4,
-        ("model.safetensors' cannot be read", "fetch it again"),
+        ("model.safetensors' ends before its header does", "fetch it again"),
     ),
 ]
 DIFF = [
