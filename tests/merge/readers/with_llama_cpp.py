@@ -1,0 +1,18 @@
+"""Logits of a GGUF file through llama.cpp: `python with_llama_cpp.py JOB.json`."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from llama_cpp import Llama
+
+job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+length = len(job["ids"][0])
+model = Llama(job["model"], n_ctx=length, n_batch=length, n_threads=1, logits_all=True, verbose=False)
+logits = []
+for ids in job["ids"]:
+    model.reset()
+    model.eval(ids)
+    logits.append(np.array(model.scores[:length]))
+np.save(job["out"], np.stack(logits))
