@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without-peft", action="store_true", help="Measure copy and peftkit alone.")
     parser.add_argument("--folder", type=Path, help="Where models are written; three times the largest one's size.")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "merge-cpu.json")
     parser.add_argument("--measure", nargs=3, metavar=("KIND", "FOLDER", "OUT"), help=argparse.SUPPRESS)
@@ -59,16 +60,16 @@ def main() -> None:
     results = {}
     for name in options.cases:
         with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-            results[name] = run_case(name, Path(scratch), options.rounds)
+            results[name] = run_case(name, Path(scratch), options.rounds, peft=not options.without_peft)
     written = json.loads(options.out.read_text())["cases"] if options.out.exists() else {}
     options.out.write_text(json.dumps(report(options, written | results), indent=2) + "\n")
 
 
-def run_case(name: str, folder: Path, rounds: int) -> dict[str, Any]:
+def run_case(name: str, folder: Path, rounds: int, *, peft: bool) -> dict[str, Any]:
     """Measure one model; PEFT only where the model fits into memory twice."""
     size = make_model(folder / "base", **CASES[name])
     adapter = make_adapter(folder / "base", folder / "adapter")
-    fits = 2 * size < machine.available_memory()
+    fits = peft and 2 * size < machine.available_memory()
     runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS if kind != "peft" or fits}
     for number in range(rounds):
         for kind in runs:

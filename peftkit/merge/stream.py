@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _COPIED = 1 << 24  # bytes that are copied at once
 _PUSHED = 1 << 26  # bytes after which the disk is waited for
-_AHEAD = 48  # blocks that may wait to be written, while the disk is waited for
+_AHEAD = 16  # blocks that may wait to be written, while the disk is waited for
 _T = TypeVar("_T")
 
 
