@@ -14,10 +14,10 @@ from peftkit.merge.merge import merge
 
 from .environment import read
 
-LENGTH = 24
+LENGTH = 20
 TEXTS = (
     "The harbour was quiet at dawn, and the fishermen had already carried their nets to the end of the stone pier.",
-    "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return total / len(values)",
+    "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return total",
     "Water boils at a lower temperature on a mountain than at sea level, as the pressure of the air is lower there.",
     "<|im_start|>user\nIs the film worth seeing?<|im_end|>\n<|im_start|>assistant\nYes: it is short, funny, and kind.",
 )
