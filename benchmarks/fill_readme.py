@@ -150,8 +150,37 @@ def throughput() -> str:
         ratio = result["ratio"].get(f"to {name}")
         faster = f"{ratio['median']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
         lines.append(f"| {name} | {speed:.0f} | {faster} |")
+    rounds = len(result["runs"]["peftkit"])
+    return "\n".join(lines) + f"\n\n{rounds} rounds; medians. {_where(result)}\n"
+
+
+def merging() -> str:
+    """Return the tables of merging: time and memory by size of model, and what becomes of a QLoRA adapter."""
+    result, qlora = _read("merge-cpu.json"), _read("merge-qlora-cpu.json")
+    lines = [
+        "| model, bfloat16 | files | peftkit | over copying the files | PEFT | memory beyond imports and adapter: "
+        "peftkit | PEFT |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for one in result["cases"].values():
+        ours, theirs = one["median"]["peftkit"], one["median"].get("peft")
+        over = one["over_copy"]
+        beyond = [(who["peak"] - who["before"] - one["adapter_bytes"]) / 1e6 for who in (ours, theirs) if who]
+        cells = (
+            f"{one['bytes'] / 1e9:.1f} GB",
+            one["files"],
+            f"{ours['seconds']:.1f} s",
+            f"{statistics.median(over):.2f}x ({min(over):.2f} to {max(over):.2f})",
+            f"{theirs['seconds']:.1f} s" if theirs else "does not fit",
+            f"{beyond[0]:.0f} MB",
+            f"{beyond[1]:,.0f} MB" if theirs else "",
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     rounds = " and ".join(str(len(one["over_copy"])) for one in result["cases"].values())
-    note = f"LoRA of rank {result['rank']} on all linear layers, random weights; {rounds} rounds, medians; another program ran beside."
+    note = (
+        f"LoRA of rank {result['rank']} on all linear layers, random weights; {rounds} rounds, medians; another program "
+        "ran beside."
+    )
     table = [
         "| a QLoRA adapter of the embedded model, merged | divergence from the model that was trained (nats) "
         "| same likeliest token | accuracy |",
@@ -168,12 +197,8 @@ def throughput() -> str:
         table.append(f"| {name} | {' | '.join(cells)} |")
     base = first["to_base"]
     table.append(f"| base model alone | {base['kl']:.2g} | {_percent(base['top1'])} | |")
-    return (
-        "\n".join(lines)
-        + f"\n\n{note} {_where(result)}\n\n"
-        + "\n".join(table)
-        + f"\n\nOne seed, {first['rows']['count']} held-out rows, divergence over {base['positions']:,} positions. {_where(qlora)}\n"
-    )
+    rows = f"One seed, {first['rows']['count']} held-out rows, divergence over {base['positions']:,} positions."
+    return "\n".join(lines) + f"\n\n{note} {_where(result)}\n\n" + "\n".join(table) + f"\n\n{rows} {_where(qlora)}\n"
 
 
 def methods() -> str:
