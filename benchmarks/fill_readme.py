@@ -178,8 +178,8 @@ def merging() -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     rounds = " and ".join(str(len(one["over_copy"])) for one in result["cases"].values())
     note = (
-        f"LoRA of rank {result['rank']} on all linear layers, random weights; {rounds} rounds, medians; another program "
-        "ran beside."
+        f"LoRA of rank {result['rank']} on all linear layers, random weights; {rounds} rounds, medians; another "
+        "program ran beside."
     )
     table = [
         "| a QLoRA adapter of the embedded model, merged | divergence from the model that was trained (nats) "
