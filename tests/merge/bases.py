@@ -49,8 +49,8 @@ def load(folder: Path, dtype: str = "float32"):
 def adapter(of: Path, folder: Path, dtype: str = "float32", seed: int = 1, scale: float = 1.0, **settings) -> Path:
     """Save a LoRA whose every part is random, as PEFT saves it."""
     defaults = {"r": 4, "lora_alpha": 9, "task_type": "CAUSAL_LM"}
-    model = get_peft_model(load(of, dtype), LoraConfig(**{**defaults, **settings}))
     torch.manual_seed(seed)
+    model = get_peft_model(load(of, dtype), LoraConfig(**{**defaults, **settings}))
     for name, value in model.named_parameters():
         if value.requires_grad:
             size = 0.05 if "lora_A" in name or "embedding_A" in name else 0.01 * scale

@@ -92,7 +92,7 @@ def test_replicated_layers_are_refused(tmp_path):
 def test_a_merge_that_rounding_would_take_away_is_refused(tmp_path):
     of = base("llama", "bfloat16")
     folder = adapter(of, tmp_path / "a", "bfloat16", scale=1e-3, target_modules=["q_proj"], lora_alpha=1)
-    with pytest.raises(AdapterError, match=r"would take the adapter away: of the change of '.*q_proj.weight' 0%"):
+    with pytest.raises(AdapterError, match=r"would take the adapter away: of the change of '.*q_proj.weight' \d%"):
         merged(of, [folder], tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
     record = merged(of, [folder], tmp_path / "out", force=True)
