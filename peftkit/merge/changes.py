@@ -7,6 +7,7 @@ bit; nothing is rounded before the end but what PEFT rounds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,14 +26,35 @@ class Change(Protocol):
     def replaces(self) -> bool:
         """Whether it puts other values in place of the weight, whatever that is."""
 
-    def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype) -> torch.Tensor:
-        """Return rows of the changed weight.
+    def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype, scratch: Scratch) -> torch.Tensor:
+        """Change rows of a weight.
 
         Args:
-            weight: Shape (count, columns), the rows from `first` on; it stays as it is.
+            weight: Shape (count, columns), the rows from `first` on; its memory may be used for the result.
             first: Number of the first row.
             stored: What the weight is rounded to in the end.
+            scratch: Memory for what is needed meanwhile.
+
+        Returns:
+            The changed rows, shape (count, columns).
         """
+
+
+class Scratch:
+    """Memory that is used again for block after block: new memory for each costs more than computing it."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor of any values, whose memory is that of the last one of this name and type."""
+        import torch
+
+        count = math.prod(shape)
+        held = self._held.get((name, dtype))
+        if held is None or len(held) < count:
+            held = self._held[name, dtype] = torch.empty(count, dtype=dtype)
+        return held[:count].view(shape)
 
 
 @dataclass(frozen=True)
@@ -61,20 +83,23 @@ class LowRank:
         """DoRA's norms go over the inputs, which are the rows of a transposed weight."""
         return self.magnitude is not None and self.transposed
 
-    def delta(self, first: int, count: int) -> torch.Tensor:
+    def delta(self, first: int, count: int, scratch: Scratch) -> torch.Tensor:
         """Return rows of scale B A, shape (count, columns)."""
-        rows = slice(first, first + count)
-        product = (self.b @ self.a[:, rows]).T if self.transposed else self.b[rows] @ self.a
-        return product.mul_(self.scale)
-
-    def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype) -> torch.Tensor:
-        """Return rows of the changed weight."""
         import torch
 
-        delta = self.delta(first, len(weight))
+        rows = slice(first, first + count)
+        b, a = (self.b, self.a[:, rows]) if self.transposed else (self.b[rows], self.a)
+        product = torch.mm(b, a, out=scratch.take("product", (len(b), a.shape[1]), b.dtype)).mul_(self.scale)
+        return product.T if self.transposed else product
+
+    def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype, scratch: Scratch) -> torch.Tensor:
+        """Change rows of a weight."""
+        import torch
+
+        delta = self.delta(first, len(weight), scratch)
+        changed = weight.add_(delta.to(stored) if self.rounded else delta)
         if self.magnitude is None:
-            return weight + (delta.to(stored) if self.rounded else delta)
-        changed = weight + delta
+            return changed
         if self.transposed:
             return changed.mul_(self.magnitude / torch.linalg.norm(changed.T, dim=1))
         factor = self.magnitude[first : first + len(weight)] / torch.linalg.norm(changed, dim=1)
@@ -93,9 +118,9 @@ class Added:
     needs_all_rows = False
     replaces = False
 
-    def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype) -> torch.Tensor:
-        """Return rows of the changed vector."""
-        return weight + self.values[first : first + len(weight)]
+    def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype, scratch: Scratch) -> torch.Tensor:
+        """Change rows of a vector."""
+        return weight.add_(self.values[first : first + len(weight)])
 
 
 @dataclass(frozen=True)
@@ -116,16 +141,15 @@ class Replaced:
         """Single rows leave the others as they are."""
         return self.rows is None
 
-    def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype) -> torch.Tensor:
-        """Return rows of the changed weight."""
+    def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype, scratch: Scratch) -> torch.Tensor:
+        """Put rows in place of a weight's."""
         import torch
 
         if self.rows is None:
-            return self.values[first : first + len(weight)].to(weight.dtype)
+            return weight.copy_(self.values[first : first + len(weight)])
         begin, end = (int(torch.searchsorted(self.rows, edge)) for edge in (first, first + len(weight)))
-        changed = weight.clone()
-        changed[self.rows[begin:end] - first] = self.values[begin:end].to(weight.dtype)
-        return changed
+        weight[self.rows[begin:end] - first] = self.values[begin:end].to(weight.dtype)
+        return weight
 
 
 @dataclass(frozen=True)

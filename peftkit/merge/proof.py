@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.merge.agreement import agreement, outputs_of
+from peftkit.merge.changes import Scratch
 from peftkit.merge.held_out import HeldOut
 from peftkit.merge.inputs import Inputs
 from peftkit.merge.models import live_model, merged_model
@@ -108,18 +109,18 @@ def _compare_changed(one: Output, found: StoredTensor, trained: Trained | None) 
     """Return the share of the intended change that a tensor has, and how many steps of precision it is off at most."""
     import torch
 
-    total = Realised()
+    total, scratch = Realised(), Scratch()
     off = 0.0
     step = torch.finfo(found.torch_dtype).eps
     first = 0
     with found.file.open("rb") as stream:
-        for before, wanted, _ in merged_rows(one, trained):
+        for before, wanted in merged_rows(one, trained):
             there = found.read_rows(stream, first, len(wanted)).to(wanted.dtype)
             first += len(wanted)
             # Products of another processor differ in their last bits, relative to the largest of their kind.
             room = wanted.abs() * step + wanted.abs().max() * 1e-6 + torch.finfo(found.torch_dtype).tiny
             off = max(off, float(((there - wanted).abs() / room).nan_to_num(nan=_FAR, posinf=_FAR).max()))
-            total.add(before, wanted, there)
+            total.add(before, wanted, there, scratch)
     return total.share, off
 
 

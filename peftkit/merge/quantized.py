@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.config import ModelConfig
 from peftkit.errors import AdapterError, MissingDependencyError, first_line
+from peftkit.merge.changes import Scratch
 from peftkit.merge.held import Held, quantized_layers
 from peftkit.merge.inputs import Inputs
 from peftkit.merge.plan import Output, Plan
@@ -69,12 +70,12 @@ def _share_kept(one: Output, kind: str, dtype: torch.dtype) -> float | None:
     """Return the share of a tensor's change that is there once base and merged weight are both quantized."""
     import torch
 
-    blocks = [(before, wanted) for before, wanted, _ in merged_rows(one, None)]
+    blocks = [(before.clone(), wanted.clone()) for before, wanted in merged_rows(one, None)]
     before, wanted = (torch.cat(several) for several in zip(*blocks, strict=True))
     total = Realised()
     stored = one.source.torch_dtype if one.source else torch.float32
     base, merged = (_held(weight.to(stored), kind, dtype) for weight in (before, wanted))
-    total.add(before, wanted, before + (merged - base))
+    total.add(before, wanted, before + (merged - base), Scratch())
     return total.share
 
 

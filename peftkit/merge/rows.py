@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from peftkit.merge.changes import Scratch
 from peftkit.merge.held import Held
 from peftkit.merge.plan import Output, Piece
 
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 
 BLOCK_VALUES = 1 << 18
 """Values that are computed at once: 1 MiB of float32, so that all steps find them in the processor's cache."""
-_ROWS = 64
+_ROWS = 32
 """Blocks of rows are multiples of so many: products of fewer can be computed in another order, with other last bits."""
+_HELD_ROWS = 64
+"""The same where training saw quantized weights, of which so many share a scale."""
 
 
 @dataclass
@@ -29,12 +32,23 @@ class Realised:
     intended: float = 0.0
     weight: float = 0.0
 
-    def add(self, before: torch.Tensor, wanted: torch.Tensor, rounded: torch.Tensor) -> None:
-        """Count rows, each of shape (count, columns); `before` and `wanted` in float32 or float64."""
-        change = (wanted - before).flatten()
-        self.along += float((rounded.to(wanted.dtype) - before).flatten().dot(change))
-        self.intended += float(change.dot(change))
-        flat = before.flatten()
+    def add(self, before: torch.Tensor, wanted: torch.Tensor, rounded: torch.Tensor, scratch: Scratch) -> None:
+        """Count rows, each of shape (count, columns).
+
+        Args:
+            before: The rows of W, in float32 or float64.
+            wanted: Those of W', of the same type.
+            rounded: Those of R(W'), of any type.
+            scratch: Memory for what is needed meanwhile.
+        """
+        import torch
+
+        there, change = (scratch.take(name, tuple(wanted.shape), wanted.dtype) for name in ("there", "change"))
+        there.copy_(rounded).sub_(before)
+        torch.sub(wanted, before, out=change)
+        self.along += float(there.view(-1).dot(change.view(-1)))
+        self.intended += float(change.view(-1).dot(change.view(-1)))
+        flat = before.reshape(-1)
         self.weight += float(flat.dot(flat))
 
     def take(self, other: Realised) -> None:
@@ -62,45 +76,45 @@ class Trained:
     dtype: torch.dtype
 
 
-def merged_rows(one: Output, trained: Trained | None) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def merged_rows(one: Output, trained: Trained | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Compute a changed tensor, rows after rows.
 
     Returns:
-        Of each block the weight before, the changed weight unrounded (both float32, or float64 where the source is),
-        and the changed weight as it is written; each of shape (count, columns).
+        Of each block the weight before, and the changed weight unrounded (both float32, or float64 where the source
+        is); each of shape (count, columns), and good until the next block is asked for.
     """
-    rows = Rows(one, trained)
+    rows, scratch = Rows(one, trained), Scratch()
     for piece, begin, count in blocks(one):
-        yield merged(one, rows, piece, begin, count)
+        yield merged(one, rows, piece, begin, count, scratch)
 
 
 def blocks(one: Output) -> Iterator[tuple[Piece, int, int]]:
     """Cut an output into blocks: the piece that each is of, its first row in the piece, and how many rows it has."""
     total = one.source.rows if one.source else one.pieces[0].count
     columns = one.source.columns if one.source else one.shape[-1]
+    unit = _HELD_ROWS if one.held else _ROWS
+    step = max(unit, BLOCK_VALUES // columns // unit * unit)
     done = 0
     for piece in (*one.pieces, Piece(total, 0, 0, ())):
         for part in (Piece(done, piece.first - done, 0, ()), piece):  # rows before it stay as they are
-            yield from _blocks_of(part, columns)
+            whole = any(change.needs_all_rows for change in part.changes)
+            yield from _blocks_of(part, max(1, part.count) if whole else step, unit)
         done = piece.first + piece.count
 
 
-def _blocks_of(piece: Piece, columns: int) -> Iterator[tuple[Piece, int, int]]:
-    step = max(_ROWS, BLOCK_VALUES // columns // _ROWS * _ROWS)
-    if any(change.needs_all_rows for change in piece.changes):
-        step = piece.count
+def _blocks_of(piece: Piece, step: int, unit: int) -> Iterator[tuple[Piece, int, int]]:
     begin = 0
     while begin < piece.count:
         left = piece.count - begin
-        count = left if left < step + _ROWS else step
+        count = left if left < step + unit else step
         yield piece, begin, count
         begin += count
 
 
 def merged(
-    one: Output, rows: Rows, piece: Piece, begin: int, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute one block; the result is as that of `merged_rows`.
+    one: Output, rows: Rows, piece: Piece, begin: int, count: int, scratch: Scratch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute one block; the result is as that of `merged_rows`, and good until the scratch memory is used again.
 
     Args:
         one: The output.
@@ -108,18 +122,22 @@ def merged(
         piece: The piece that the block is of.
         begin: The block's first row in the piece.
         count: How many rows it has.
+        scratch: Memory to compute in.
     """
     import torch
 
     if one.source is None:
         values: torch.Tensor = piece.changes[0].values[begin : begin + count]  # type: ignore[attr-defined]
-        return values.new_zeros(values.shape), values, values
-    dtype = one.source.torch_dtype
-    before = rows(piece.first + begin, count).to(torch.float64 if dtype is torch.float64 else torch.float32)
-    wanted = before
+        return values.new_zeros(values.shape), values
+    stored = one.source.torch_dtype
+    found = rows(piece.first + begin, count, scratch)
+    before, wanted = (
+        scratch.take(name, tuple(found.shape), torch.float64 if stored is torch.float64 else torch.float32).copy_(found)
+        for name in ("before", "wanted")
+    )
     for change in piece.changes:
-        wanted = change.apply(wanted, piece.skipped + begin, dtype)
-    return before, wanted, wanted.to(dtype)
+        wanted = change.apply(wanted, piece.skipped + begin, stored, scratch)
+    return before, wanted
 
 
 class Rows:
@@ -133,11 +151,16 @@ class Rows:
             shape = (one.source.rows, one.source.columns)
             self._held = Held(self._stored, shape, trained.kind, trained.dtype, BLOCK_VALUES)
 
-    def __call__(self, first: int, count: int) -> torch.Tensor:
-        """Return rows, shape (count, columns)."""
-        return self._held.rows(first, count) if self._held else self._stored(first, count)
+    def __call__(self, first: int, count: int, scratch: Scratch) -> torch.Tensor:
+        """Return rows, shape (count, columns); they may stand in the scratch memory."""
+        if self._held:
+            return self._held.rows(first, count)
+        assert self._source is not None
+        return self._stored(
+            first, count, scratch.take("stored", (count, self._source.columns), self._source.torch_dtype)
+        )
 
-    def _stored(self, first: int, count: int) -> torch.Tensor:
+    def _stored(self, first: int, count: int, into: torch.Tensor | None = None) -> torch.Tensor:
         assert self._source is not None
         with self._source.file.open("rb") as stream:
-            return self._source.read_rows(stream, first, count)
+            return self._source.read_rows(stream, first, count, into)

@@ -85,22 +85,26 @@ class StoredTensor:
         assert isinstance(dtype, torch.dtype)
         return dtype
 
-    def read_rows(self, stream: BinaryIO, first: int, count: int) -> torch.Tensor:
+    def read_rows(self, stream: BinaryIO, first: int, count: int, into: torch.Tensor | None = None) -> torch.Tensor:
         """Read rows from a stream of its file.
+
+        Args:
+            stream: Opened for reading bytes.
+            first: Number of the first row.
+            count: How many.
+            into: Where to put them, shape (count, columns) and of its own dtype, contiguous; else in new memory.
 
         Returns:
             Shape (count, columns), in its own dtype; the memory is the caller's.
         """
         import torch
 
-        width = self.size // max(1, self.rows)
-        block = bytearray(count * width)
-        stream.seek(self.start + first * width)
+        rows = torch.empty((count, self.columns), dtype=self.torch_dtype) if into is None else into
+        block = rows.view(-1).view(torch.uint8).numpy().data
+        stream.seek(self.start + first * (self.size // max(1, self.rows)))
         if stream.readinto(block) != len(block):  # type: ignore[attr-defined]
             raise ModelError(f"'{self.file}' ends before its tensor '{self.name}' does; fetch it again")
-        if not block:
-            return torch.empty((count, self.columns), dtype=self.torch_dtype)
-        return torch.frombuffer(block, dtype=self.torch_dtype).reshape(count, self.columns)
+        return rows
 
 
 @dataclass(frozen=True)
