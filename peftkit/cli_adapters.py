@@ -15,6 +15,36 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and not
 
 
 @adapters_app.command()
+def adopt(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter of another program.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, such as task.labels.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="The base model, if not the one that it names.")
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option("--quantization", help="How the base was held in training: none, nf4, fp4 or int8.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="NAME", help="Ask it as this recipe does; by default as a chat.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give an adapter of PEFT, Unsloth, axolotl, MLX or another program a passport, if it fits its base."""
+    from peftkit.share.adopt import adopt as adopt_adapter
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    report = adopt_adapter(
+        adapter, out, base=base, quantization=quantization, recipe=recipe, words=tuple(words or ()), ui=ui
+    )
+    if as_json:
+        ui.json(report)
+
+
+@adapters_app.command()
 def combine(
     words: Annotated[
         list[str], typer.Argument(metavar="ADAPTER[:WEIGHT]... OUT", help="Adapters, and the folder to write.")

@@ -64,10 +64,12 @@ def write_passport_and_card(
     """Write the passport and the card beside an adapter that is saved."""
     from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
     from peftkit.adapter.card import write_card
-    from peftkit.adapter.passport import Base, Passport, Tokenizer, file_hash, write_passport
-    from peftkit.model.fingerprint import fingerprint, text_hash, tokenizer_hash
+    from peftkit.adapter.passport import Base, Passport, Tokenizer, file_hash, short_digests, write_passport
+    from peftkit.model.fingerprint import base_digests, combined, text_hash, tokenizer_hash
     from peftkit.model.load import resolved_dtype
 
+    digests = base_digests(base.source)
+    tokenizer = base.encoder.tokenizer
     passport = Passport(
         recipe=recipe.name,
         intended_use=recipe.intended_use,
@@ -75,14 +77,16 @@ def write_passport_and_card(
             path=config.model.path,
             revision=config.model.revision,
             architecture=type(model.get_base_model()).__name__,
-            fingerprint=fingerprint(base.source),
+            fingerprint=combined(digests),
+            tensors=short_digests(digests),
             quantization=base.held,
             dtype=str(resolved_dtype(config.model)).removeprefix("torch."),
         ),
         tokenizer=Tokenizer(
-            vocabulary_sha256=tokenizer_hash(base.encoder.tokenizer),
+            vocabulary_sha256=tokenizer_hash(tokenizer),
             template_sha256=text_hash(base.encoder.template),
             template=base.encoder.template,
+            added_tokens=tokenizer.get_added_vocab(),
         ),
         config=config,
         data={

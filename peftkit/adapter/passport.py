@@ -7,6 +7,8 @@ records none of it), and what the adapter was trained for and reached.
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.config import RunConfig
 from peftkit.errors import AdapterError
+from peftkit.model.fingerprint import combined
 from peftkit.rundir import write_text
 
 PASSPORT = "peftkit.json"
@@ -31,6 +34,9 @@ class Base(_Part):
     revision: str | None
     architecture: str
     fingerprint: str = Field(description="sha256 over all tensors (peftkit.model.fingerprint)")
+    tensors: dict[str, str] = Field(
+        default_factory=dict, description="the first 16 digits of each tensor's sha256, which say what differs"
+    )
     quantization: str = Field(description="how its weights were held in training")
     dtype: str = Field(description="dtype of unquantized weights and of computation in training")
 
@@ -41,6 +47,9 @@ class Tokenizer(_Part):
     vocabulary_sha256: str
     template_sha256: str
     template: str = Field(description="the chat template; `plain` where the tokenizer has none")
+    added_tokens: dict[str, int] = Field(
+        default_factory=dict, description="tokens beside the vocabulary of the tokenizer's model, with their ids"
+    )
 
 
 class Parent(_Part):
@@ -61,10 +70,21 @@ class MadeFrom(_Part):
     kl: float | None = Field(None, description="mean KL divergence of its answers from its parent's, in nats a token")
 
 
-class Passport(_Part):
-    """Everything that later touches an adapter checks this first."""
+class Adopted(_Part):
+    """Where an adapter came from that another program trained, and what is not known of it for sure."""
 
-    schema_version: Literal[1] = 1
+    program: str = Field(description="what it was saved by, as far as its files say")
+    assumed: tuple[str, ...] = Field(description="parts of this passport that its files do not say")
+    unknown: tuple[str, ...] = Field(description="parts of this passport that are empty, or mean nothing")
+
+
+class Passport(_Part):
+    """Everything that later touches an adapter checks this first.
+
+    Version 1 had no `base.tensors`, no `tokenizer.added_tokens` and no `adopted`; it is read as it was.
+    """
+
+    schema_version: Literal[1, 2] = 2
     recipe: str
     intended_use: str
     base: Base
@@ -80,6 +100,7 @@ class Passport(_Part):
     made_from: MadeFrom | None = Field(
         None, description="of an adapter that was made from trained ones: config and data are then those of the first"
     )
+    adopted: Adopted | None = Field(None, description="of an adapter that peftkit did not train")
 
 
 def write_passport(folder: Path, passport: Passport) -> None:
@@ -101,7 +122,9 @@ def read_passport(folder: Path) -> Passport:
         hint = f"; did you mean '{inside}'?" if (inside / PASSPORT).is_file() else "; peftkit wrote no adapter there"
         raise AdapterError(f"'{folder}' has no passport ({PASSPORT}){hint}")
     try:
-        passport = Passport.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        _require_known_version(path, content)
+        passport = Passport.model_validate_json(content)
     except (ValidationError, OSError) as error:
         raise AdapterError(f"the passport '{path}' is damaged: {_complaint(error)}; fetch the adapter again") from error
     if passport.files.keys() != {WEIGHTS, PEFT_CONFIG}:
@@ -114,6 +137,57 @@ def read_passport(folder: Path) -> Passport:
         if file_hash(folder / name) != digest:
             raise AdapterError(f"'{folder / name}' was changed after its passport was written; fetch the adapter again")
     return passport
+
+
+def passport_schema() -> dict[str, Any]:
+    """Return the passport's JSON Schema (draft 2020-12), which stands in `passport.schema.json` beside this module."""
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **Passport.model_json_schema(), "title": "passport of an adapter (peftkit.json)"}
+
+
+def describe_difference(passport: Passport, digests: Mapping[str, str]) -> str | None:
+    """Say how the weights of a base model differ from those that an adapter was trained on.
+
+    Args:
+        passport: The adapter's.
+        digests: `peftkit.model.fingerprint.base_digests` of the base model.
+
+    Returns:
+        A clause such as "2 of 272 tensors differ, 'lm_head.weight' first"; None where nothing differs.
+    """
+    if combined(digests) == passport.base.fingerprint:
+        return None
+    was, now = passport.base.tensors, {name: _short(digest) for name, digest in digests.items()}
+    if not was:
+        return "the weights differ"
+    for these, those, what in ((was, now, "lacks"), (now, was, "has besides")):
+        if only := sorted(these.keys() - those.keys()):
+            more = f" and {len(only) - 1} more" if len(only) > 1 else ""
+            return f"it {what} '{only[0]}'{more}"
+    wrong = sorted(name for name, digest in was.items() if now[name] != digest)
+    return f"{len(wrong)} of {len(was)} tensors differ, '{wrong[0]}' first" if wrong else "the weights differ"
+
+
+def short_digests(digests: Mapping[str, str]) -> dict[str, str]:
+    """Return what a passport keeps of each tensor's sha256."""
+    return {name: _short(digest) for name, digest in sorted(digests.items())}
+
+
+def _short(digest: str) -> str:
+    return digest[:16]
+
+
+def _require_known_version(path: Path, content: bytes) -> None:
+    try:
+        version = json.loads(content).get("schema_version")
+    except (ValueError, AttributeError, RecursionError):
+        return  # what is wrong is said where all of it is read
+    newest = Passport.model_fields["schema_version"].default
+    if isinstance(version, int) and version > newest:
+        raise AdapterError(
+            f"the passport '{path}' was written by a newer peftkit (its version is {version}, this one reads up to "
+            f"{newest}); update peftkit"
+        )
 
 
 def _complaint(error: ValidationError | OSError) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from peftkit import machine
 from peftkit.adapter.attach import load_adapter
-from peftkit.adapter.passport import PASSPORT, Passport, read_passport
+from peftkit.adapter.passport import PASSPORT, Passport, describe_difference, read_passport
 from peftkit.data.encode import PLAIN_TEMPLATE
 from peftkit.data.encoders import make_encoder
 from peftkit.data.examples import RowEncoder
@@ -17,7 +17,7 @@ from peftkit.errors import AdapterError
 from peftkit.evaluate.answers import Answer
 from peftkit.evaluate.ask import answer_examples, prompt_example
 from peftkit.model.family import Family, family_of
-from peftkit.model.fingerprint import fingerprint, text_hash, tokenizer_hash
+from peftkit.model.fingerprint import base_digests, text_hash, tokenizer_hash
 from peftkit.model.load import find_model, load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def open_adapter(folder: Path, progress: Callable[[str], None] | None = None) ->
     machine.quiet_libraries()
     config = passport.config.model
     source = find_model(config, progress)
-    if fingerprint(source) != passport.base.fingerprint:
+    if wrong := describe_difference(passport, base_digests(source)):
         raise AdapterError(
-            f"the adapter in '{folder}' was trained on other weights than those of '{config.path}' here; "
+            f"the adapter in '{folder}' was trained on other weights than those of '{config.path}' here: {wrong}; "
             "use the base model that its passport names"
         )
     tokenizer = load_tokenizer(source, config.extra)

@@ -42,15 +42,11 @@ def changes_of(adapter: Given, model: Any) -> dict[str, list[Change | Experts]]:
         NotStreamable: The adapter is of a kind that is not computed row by row here.
     """
     _require_lora(adapter)
-    known = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    adapted, expected = _attached(adapter, model)
+    adapted, own = _fitted(adapter, model)
     state = dict(adapter.state)
     found: dict[str, list[Change | Experts]] = defaultdict(list)
-    for key in sorted(state.keys() - expected.keys()):  # embeddings that PEFT saves beside an adapter of them
-        name = _clean(key.removeprefix(_PREFIX))
-        if known.get(name) == tuple(state[key].shape):
-            found[name].append(Replaced(_matrix(state.pop(key))))
-    require_same(state, expected, adapter.folder)
+    for key, name in own.items():
+        found[name].append(Replaced(_matrix(state.pop(key))))
     for name, change in _of_layers(adapter, adapted.base_model.model, state):
         found[name].append(change)
     for key in [key for key in state if key.endswith(".bias")]:  # trained with the setting `bias`
@@ -58,6 +54,35 @@ def changes_of(adapter: Given, model: Any) -> dict[str, list[Change | Experts]]:
     if state:
         raise NotStreamable(f"'{min(state)}'")
     return dict(found)
+
+
+def require_fits(adapter: Given, model: Any) -> dict[str, str]:
+    """Check that every tensor of an adapter has its place in a model, and every place its tensor.
+
+    Args:
+        adapter: The adapter, of any method.
+        model: The base model on the meta device; it is changed.
+
+    Returns:
+        Weights of the base that the adapter brings besides: their names in its file, and in the base.
+
+    Raises:
+        AdapterError: A tensor has no place, a place has no tensor, or a shape differs.
+    """
+    return _fitted(adapter, model)[1]
+
+
+def _fitted(adapter: Given, model: Any) -> tuple[Any, dict[str, str]]:
+    known = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    adapted, expected = _attached(adapter, model)
+    own = {}
+    for key in sorted(adapter.state.keys() - expected.keys()):  # embeddings that PEFT saves beside an adapter of them
+        name = _clean(key.removeprefix(_PREFIX))
+        if known.get(name) == tuple(adapter.state[key].shape):
+            own[key] = name
+    rest = {key: value for key, value in adapter.state.items() if key not in own}
+    require_same(rest, expected, adapter.folder)
+    return adapted, own
 
 
 def _require_lora(adapter: Given) -> None:

@@ -45,7 +45,9 @@ class HeldOut:
 def find_held_out(inputs: Inputs, ui: UI) -> HeldOut:
     """Read the data of an adapter's run again; where that cannot be, take documentation, and random tokens at worst."""
     why = "the adapter has no passport that says what it was trained on"
-    if inputs.passport is not None:
+    if inputs.passport is not None and inputs.passport.adopted is not None:
+        why = "the adapter was trained by another program, on data that it does not name"
+    elif inputs.passport is not None:
         try:
             return _of_run(inputs, ui)
         except PeftkitError as error:

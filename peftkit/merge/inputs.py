@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.attach import read_files, saved_settings
-from peftkit.adapter.passport import PASSPORT, Passport, read_passport
+from peftkit.adapter.passport import PASSPORT, Passport, describe_difference, read_passport
 from peftkit.config import ModelConfig
 from peftkit.errors import AdapterError, ModelError
 from peftkit.merge.given import Weighted, adapter_folder
-from peftkit.model.fingerprint import fingerprint, weights_folder
+from peftkit.model.fingerprint import base_digests, combined, weights_folder
 from peftkit.model.load import AUTO_CLASSES, Source, find_model, settings_of
 from peftkit.model.quantize import stored_kind
 
@@ -109,14 +109,15 @@ def open_inputs(
         )
     warnings: list[str] = []
     forced: list[str] = []
-    mark = None
+    digests: dict[str, str] = {}
     if any(one.passport for one in adapters):
         if progress is not None:
             progress("checking the base model's fingerprint")
-        mark = fingerprint(source)
+        digests = base_digests(source)
     for one in adapters:
-        _check_base(one, model.path, mark, warnings, forced, force=force)
+        _check_base(one, model.path, digests, warnings, forced, force=force)
     family, model_class = _class_of(first, source, settings)
+    mark = combined(digests) if digests else None
     return Inputs(adapters, source, folder, family, model_class, settings, mark, warnings, forced)
 
 
@@ -150,15 +151,15 @@ def _refuse_gguf(model: ModelConfig, source: Source) -> None:
 
 
 def _check_base(
-    adapter: Given, base: str, mark: str | None, warnings: list[str], forced: list[str], *, force: bool
+    adapter: Given, base: str, digests: Mapping[str, str], warnings: list[str], forced: list[str], *, force: bool
 ) -> None:
     if adapter.passport is None:
         warnings.append(
             f"the adapter in '{adapter.folder}' has no passport, so only names, shapes and settings say that it "
             f"belongs to '{base}'"
         )
-    elif adapter.passport.base.fingerprint != mark:
-        wrong = f"the adapter in '{adapter.folder}' was trained on other weights than those of '{base}' here"
+    elif how := describe_difference(adapter.passport, digests):
+        wrong = f"the adapter in '{adapter.folder}' was trained on other weights than those of '{base}' here: {how}"
         if not force:
             raise AdapterError(f"{wrong}; name the right base with --base, or pass --force to merge all the same")
         forced.append(wrong)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftkit.errors import ModelError
 from peftkit.model.assets import cache_folder
 from peftkit.model.load import Source
-from peftkit.model.weight_files import BLOCK, read_weight_file
+from peftkit.model.weight_files import BLOCK, format_name, read_weight_file
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -25,6 +27,15 @@ def fingerprint(source: Source) -> str:
     Raises:
         ModelError: The weights are not on this machine as .safetensors files.
     """
+    return combined(base_digests(source))
+
+
+def base_digests(source: Source) -> dict[str, str]:
+    """Return the sha256 of each tensor of a base model, as in `tensor_digests`.
+
+    Raises:
+        ModelError: The weights are not on this machine as .safetensors files.
+    """
     folder = weights_folder(source)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -32,6 +43,11 @@ def fingerprint(source: Source) -> str:
     digests: dict[str, str] = {}
     for file in files:
         digests |= _cached_digests(file)
+    return digests
+
+
+def combined(digests: Mapping[str, str]) -> str:
+    """Return one sha256 over those of all tensors."""
     whole = hashlib.sha256()
     for name in sorted(digests):
         whole.update(f"{name}\0{digests[name]}\n".encode())
@@ -85,6 +101,15 @@ def _cached_digests(file: Path) -> dict[str, str]:
     except OSError:
         pass  # a cache that cannot be written costs time only
     return digests
+
+
+def values_digest(values: torch.Tensor) -> str:
+    """Return the sha256 of a tensor in memory, as `tensor_digests` gives it of the same one in a file."""
+    import torch
+
+    digest = hashlib.sha256(f"{format_name(values.dtype)}{list(values.shape)}".encode())
+    digest.update(values.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def tensor_digests(file: Path) -> dict[str, str]:

@@ -1,13 +1,17 @@
 """An adapter is only opened on the base, tokenizer and template that its passport names."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
+import jsonschema
 import pytest
 from safetensors.torch import load_file, save_file
 
+import peftkit.adapter.passport
 from peftkit.adapter.attach import WEIGHTS
-from peftkit.adapter.passport import PASSPORT, file_hash, read_passport, write_passport
+from peftkit.adapter.passport import PASSPORT, file_hash, passport_schema, read_passport, write_passport
 from peftkit.adapter.trained import open_adapter
 from peftkit.errors import AdapterError
 from peftkit.pipeline import run as whole_run
@@ -136,12 +140,60 @@ def test_other_base_weights_of_the_same_shape_are_refused(adapter):
         open_adapter(adapter)
 
 
+def test_what_differs_in_the_base_is_named(adapter):
+    path = adapter.parent / "base" / "model.safetensors"
+    state = load_file(path)
+    state["model.norm.weight"][3] += 0.001
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match=rf"1 of {len(state)} tensors differ, 'model\.norm\.weight' first"):
+        open_adapter(adapter)
+    edit(adapter, lambda passport: passport["base"]["tensors"].pop("model.norm.weight"))
+    with pytest.raises(AdapterError, match=r"it has besides 'model\.norm\.weight'"):
+        open_adapter(adapter)
+    edit(adapter, lambda passport: passport["base"]["tensors"].update({"model.norm.weight": "0" * 16, "z": "0" * 16}))
+    with pytest.raises(AdapterError, match="it lacks 'z'"):
+        open_adapter(adapter)
+
+
+def test_a_passport_of_the_first_version_is_read(adapter):
+    def older(passport):
+        passport["schema_version"] = 1
+        passport.pop("adopted")
+        passport["base"].pop("tensors")
+        passport["tokenizer"].pop("added_tokens")
+
+    edit(adapter, older)
+    assert open_adapter(adapter).predict(["a warm film"])[0].text
+
+
+def test_a_passport_of_a_later_version_says_so(adapter):
+    edit(adapter, lambda passport: passport.update(schema_version=3, something="new"))
+    with pytest.raises(AdapterError, match="written by a newer peftkit"):
+        open_adapter(adapter)
+
+
+def test_the_published_schema_is_that_of_the_passport(finished):
+    file = Path(peftkit.adapter.passport.__file__).with_name("passport.schema.json")
+    schema = passport_schema()
+    if os.environ.get("PEFTKIT_RECORD"):
+        file.write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
+    assert json.loads(file.read_text(encoding="utf-8")) == schema
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    passport = json.loads((finished[0] / "adapter" / PASSPORT).read_text())
+    validator.validate(passport)
+    for key, value in (("schema_version", 3), ("files", None), ("more", 1)):
+        assert not validator.is_valid({**passport, key: value})
+
+
 def test_a_copy_of_the_base_elsewhere_is_accepted(adapter):
     assert open_adapter(adapter).predict(["a warm film"])[0].text
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"\xff\x00", b'{"schema_version": 2}', b'{"recipe": "sentiment"}'], ids=range(5)
+    "content",
+    [b"", b"[]", b"\xff\x00", b'{"schema_version": 2}', b'{"recipe": "sentiment"}', b"[" * 9999],
+    ids=range(6),
 )
 def test_a_damaged_passport_is_refused(adapter, content):
     (adapter / PASSPORT).write_bytes(content)
