@@ -45,6 +45,32 @@ def adopt(
 
 
 @adapters_app.command()
+def inspect(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, or of a run.")],
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts of what it changes.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look into an adapter: what it is, what it changes, what it belongs to, and what is wrong with it."""
+    from peftkit.share.inspect import inspect_adapter
+    from peftkit.share.inspect_screen import show_inspected
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    found = inspect_adapter(adapter)
+    if as_json:
+        ui.json(found.as_json())
+    else:
+        show_inspected(ui, found)
+    if html is not None:
+        from peftkit.share.inspect_page import write_page
+
+        write_page(found, html)
+        ui.say(f"wrote {html}")
+
+
+@adapters_app.command()
 def combine(
     words: Annotated[
         list[str], typer.Argument(metavar="ADAPTER[:WEIGHT]... OUT", help="Adapters, and the folder to write.")
