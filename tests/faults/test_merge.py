@@ -214,7 +214,7 @@ def test_a_write_that_fails_anywhere_leaves_nothing(call, number, made, tmp_path
 def test_an_interrupted_merge_can_be_taken_up(made, tmp_path, monkeypatch):
     of, one, wanted, _ = made
     calls = 0
-    original = stream._computed
+    original = stream._change
 
     def interrupted(*arguments):
         nonlocal calls
@@ -223,7 +223,7 @@ def test_an_interrupted_merge_can_be_taken_up(made, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(stream, "_computed", interrupted)
+    monkeypatch.setattr(stream, "_change", interrupted)
     with pytest.raises(KeyboardInterrupt):
         merged(of, [one], tmp_path / "out")
     assert list(staging_of(tmp_path / "out").glob("*.safetensors"))
