@@ -89,7 +89,11 @@ class LowRank:
 
         rows = slice(first, first + count)
         b, a = (self.b, self.a[:, rows]) if self.transposed else (self.b[rows], self.a)
-        product = torch.mm(b, a, out=scratch.take("product", (len(b), a.shape[1]), b.dtype)).mul_(self.scale)
+        exact = math.frexp(self.scale)[0] in (0.5, -0.5)  # a power of two rounds nothing, so it can come first
+        product = scratch.take("product", (len(b), a.shape[1]), b.dtype)
+        torch.mm(b * self.scale if exact else b, a, out=product)
+        if not exact:
+            product.mul_(self.scale)
         return product.T if self.transposed else product
 
     def apply(self, weight: torch.Tensor, first: int, stored: torch.dtype, scratch: Scratch) -> torch.Tensor:

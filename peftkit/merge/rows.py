@@ -32,11 +32,11 @@ class Realised:
     intended: float = 0.0
     weight: float = 0.0
 
-    def add(self, before: torch.Tensor, wanted: torch.Tensor, rounded: torch.Tensor, scratch: Scratch) -> None:
+    def add(self, weight: torch.Tensor, wanted: torch.Tensor, rounded: torch.Tensor, scratch: Scratch) -> None:
         """Count rows, each of shape (count, columns).
 
         Args:
-            before: The rows of W, in float32 or float64.
+            weight: The rows of W, in float32 or float64.
             wanted: Those of W', of the same type.
             rounded: Those of R(W'), of any type.
             scratch: Memory for what is needed meanwhile.
@@ -44,11 +44,11 @@ class Realised:
         import torch
 
         there, change = (scratch.take(name, tuple(wanted.shape), wanted.dtype) for name in ("there", "change"))
-        there.copy_(rounded).sub_(before)
-        torch.sub(wanted, before, out=change)
+        there.copy_(rounded).sub_(weight)
+        torch.sub(wanted, weight, out=change)
         self.along += float(there.view(-1).dot(change.view(-1)))
         self.intended += float(change.view(-1).dot(change.view(-1)))
-        flat = before.reshape(-1)
+        flat = weight.reshape(-1)
         self.weight += float(flat.dot(flat))
 
     def take(self, other: Realised) -> None:
@@ -85,7 +85,8 @@ def merged_rows(one: Output, trained: Trained | None) -> Iterator[tuple[torch.Te
     """
     rows, scratch = Rows(one, trained), Scratch()
     for piece, begin, count in blocks(one):
-        yield merged(one, rows, piece, begin, count, scratch)
+        found, wanted = merged(one, rows, piece, begin, count, scratch)
+        yield before(found, wanted, scratch), wanted
 
 
 def blocks(one: Output) -> Iterator[tuple[Piece, int, int]]:
@@ -114,7 +115,7 @@ def _blocks_of(piece: Piece, step: int, unit: int) -> Iterator[tuple[Piece, int,
 def merged(
     one: Output, rows: Rows, piece: Piece, begin: int, count: int, scratch: Scratch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute one block; the result is as that of `merged_rows`, and good until the scratch memory is used again.
+    """Compute one block.
 
     Args:
         one: The output.
@@ -123,6 +124,10 @@ def merged(
         begin: The block's first row in the piece.
         count: How many rows it has.
         scratch: Memory to compute in.
+
+    Returns:
+        The weight as it was found, in its own dtype, and the changed weight unrounded (float32, or float64 where the
+        source is); each of shape (count, columns), and good until the scratch memory is used again.
     """
     import torch
 
@@ -131,13 +136,16 @@ def merged(
         return values.new_zeros(values.shape), values
     stored = one.source.torch_dtype
     found = rows(piece.first + begin, count, scratch)
-    before, wanted = (
-        scratch.take(name, tuple(found.shape), torch.float64 if stored is torch.float64 else torch.float32).copy_(found)
-        for name in ("before", "wanted")
-    )
+    dtype = torch.float64 if stored is torch.float64 else torch.float32
+    wanted = scratch.take("wanted", tuple(found.shape), dtype).copy_(found)
     for change in piece.changes:
         wanted = change.apply(wanted, piece.skipped + begin, stored, scratch)
-    return before, wanted
+    return found, wanted
+
+
+def before(found: torch.Tensor, wanted: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+    """Return what `merged` has found in the dtype of what it wants."""
+    return scratch.take("before", tuple(found.shape), wanted.dtype).copy_(found)
 
 
 class Rows:

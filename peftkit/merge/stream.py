@@ -20,7 +20,7 @@ from typing import BinaryIO
 from peftkit.errors import AdapterError
 from peftkit.merge.changes import LowRank, Scratch
 from peftkit.merge.plan import Output, OutputFile, Piece
-from peftkit.merge.rows import Realised, Rows, Trained, blocks, merged
+from peftkit.merge.rows import Realised, Rows, Trained, before, blocks, merged
 from peftkit.model.weight_files import StoredTensor
 
 _AT_ONCE = 1 << 24  # bytes that a thread writes before it takes the next part
@@ -129,10 +129,11 @@ def _change(
     with path.open("r+b", buffering=0) as out:
         out.seek(first)
         for piece, begin, count in several:
-            before, wanted = merged(one, rows.result(), piece, begin, count, scratch)
+            found, wanted = merged(one, rows.result(), piece, begin, count, scratch)
             dtype = one.source.torch_dtype if one.source else wanted.dtype
             rounded = scratch.take("rounded", tuple(wanted.shape), dtype).copy_(wanted)
-            if not math.isfinite(float(rounded.sum(dtype=wanted.dtype))):  # one value that is not makes the sum so
+            summed = rounded if dtype.itemsize < 4 and dtype is not torch.bfloat16 else wanted  # their range is narrow
+            if not math.isfinite(float(summed.sum(dtype=wanted.dtype))):  # one value that is not makes the sum so
                 raise AdapterError(
                     f"merging gives values in '{one.name}' that are not finite in {one.dtype}; the adapter is damaged, "
                     "or its weight too large"
@@ -140,7 +141,7 @@ def _change(
             _write(out, rounded.view(-1).view(torch.uint8).numpy().data)
             even = all(isinstance(change, LowRank) for change in piece.changes)  # others may change a few rows alone
             if not even or begin % (_SAMPLED * count) == 0:
-                realised.add(before, wanted, rounded, scratch)
+                realised.add(before(found, wanted, scratch), wanted, rounded, scratch)
         written = out.tell() - first
         _begin_writing(out, first, written)
     return written, realised
