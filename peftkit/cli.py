@@ -10,6 +10,7 @@ import typer
 
 from peftkit.cli_adapters import adapters_app
 from peftkit.cli_merge import merge_app
+from peftkit.cli_share import share_app
 from peftkit.errors import DataError, PeftkitError
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(assets_app, name="assets")
 app.add_typer(merge_app)
 app.add_typer(adapters_app)
+app.add_typer(share_app)
 
 INTERRUPTED = 130  # what typer leaves with after Ctrl-C
 

@@ -66,6 +66,7 @@ def write_passport_and_card(
     from peftkit.adapter.card import write_card
     from peftkit.adapter.passport import Base, Passport, Tokenizer, file_hash, short_digests, write_passport
     from peftkit.model.fingerprint import base_digests, combined, text_hash, tokenizer_hash
+    from peftkit.model.licence import base_licence
     from peftkit.model.load import resolved_dtype
 
     digests = base_digests(base.source)
@@ -81,6 +82,7 @@ def write_passport_and_card(
             tensors=short_digests(digests),
             quantization=base.held,
             dtype=str(resolved_dtype(config.model)).removeprefix("torch."),
+            licence=base_licence(config.model, base.source),
         ),
         tokenizer=Tokenizer(
             vocabulary_sha256=tokenizer_hash(tokenizer),

@@ -18,6 +18,7 @@ from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.config import RunConfig
 from peftkit.errors import AdapterError
 from peftkit.model.fingerprint import combined
+from peftkit.model.licence import Licence
 from peftkit.rundir import write_text
 
 PASSPORT = "peftkit.json"
@@ -39,6 +40,7 @@ class Base(_Part):
     )
     quantization: str = Field(description="how its weights were held in training")
     dtype: str = Field(description="dtype of unquantized weights and of computation in training")
+    licence: Licence | None = Field(None, description="its licence, which the adapter inherits; none where unknown")
 
 
 class Tokenizer(_Part):

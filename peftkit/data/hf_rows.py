@@ -23,6 +23,7 @@ from typing import Any
 from peftkit.data.rows import BadRow, Row, printable
 from peftkit.data.values import plain
 from peftkit.errors import DataError, first_line
+from peftkit.model.licence import card_licence, read_front_matter, read_text
 
 _WORD = re.compile(r"(?P<repo>[^:@#]+)(?::(?P<config>[^@#]+))?(?:@(?P<revision>[^#]+))?(?:#(?P<split>.+))?")
 _UNKNOWN_LENGTH = 2**62
@@ -66,16 +67,30 @@ def read_hf(word: str) -> Iterator[Row | BadRow]:
 
 
 def describe_hf(word: str) -> dict[str, Any]:
-    """Return repository, configuration, commit (None for a local folder) and splits."""
+    """Return repository, configuration, commit (None for a local folder) and splits; licence and language if known."""
     dataset = _parse(word)
-    commit = None if dataset.is_local else _commit(dataset.repo, dataset.revision)
+    commit, card = (None, _local_card(dataset)) if dataset.is_local else _commit(dataset.repo, dataset.revision)
     return {
         "name": dataset.name,
         "repo": dataset.repo,
         "config": dataset.config,
         "revision": commit,
         "split": _split(dataset, _open(dataset)),
+        **_stated(card),
     }
+
+
+def _local_card(dataset: _Dataset) -> Mapping[str, Any]:
+    return read_front_matter(read_text(dataset.path / "README.md"))
+
+
+def _stated(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a card says of licence and language, if it says that."""
+    licence = card_licence(card, found="the card")
+    named = licence and (licence.name if licence.id == "other" else licence.id)
+    given = card.get("language")
+    languages = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)]
+    return ({"licence": named} if named else {}) | ({"languages": languages} if languages else {})
 
 
 def _parse(word: str) -> _Dataset:
@@ -93,14 +108,16 @@ def _parse(word: str) -> _Dataset:
 
 
 @functools.cache
-def _commit(repo: str, revision: str | None) -> str:
-    """Ask the hub which commit a branch or tag is; once, so that what is read is what is reported."""
+def _commit(repo: str, revision: str | None) -> tuple[str, Mapping[str, Any]]:
+    """Ask the hub which commit a branch or tag is, and for the card's head; once, so that what is read is reported."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     place = f"hf:{printable(repo)}"
     try:
-        return str(HfApi().dataset_info(repo, revision=revision).sha)
+        found = HfApi().dataset_info(repo, revision=revision)
+        card: Any = found.card_data
+        return str(found.sha), card.to_dict() if card else {}
     except GatedRepoError as error:
         raise DataError(f"{place} is gated; accept its terms on its page, and run `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -119,7 +136,7 @@ def _open(dataset: _Dataset) -> Mapping[str, Any]:
 
     datasets.disable_progress_bars()
     path = str(dataset.path) if dataset.is_local else dataset.repo
-    revision = None if dataset.is_local else _commit(dataset.repo, dataset.revision)
+    revision = None if dataset.is_local else _commit(dataset.repo, dataset.revision)[0]
     try:
         splits: Mapping[str, Any] = datasets.load_dataset(path, dataset.config, revision=revision, streaming=True)
     except Exception as error:  # whatever a loader of a format raises

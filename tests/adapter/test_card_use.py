@@ -1,0 +1,121 @@
+"""The lines of code in a card do what `peftkit predict` does."""
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+
+import pytest
+
+from peftkit.adapter.attach import PEFT_CONFIG
+from peftkit.adapter.card import render_card
+from peftkit.adapter.card_use import FOLDER, uses
+from peftkit.adapter.passport import read_passport
+from peftkit.judge import predict
+from peftkit.pipeline import run as whole_run
+
+from .. import stages  # noqa: F401 - one thread for tiny products
+from ..models import tiny
+
+TEXT = "a warm film"
+
+
+def trained(model, reviews, folder, recipe="sentiment", *words):
+    few = ["train.max_steps=2", "train.learning_rate=1e-2", "evaluate.max_rows=4", "evaluate.bootstrap_samples=5"]
+    exact = ["model.quantization=none", "model.dtype=float32"]
+    paths = [f"model.path={model}", f"data.path={reviews}"]
+    return whole_run(recipe, words=[*paths, *few, *exact, *words], out=folder).adapter
+
+
+def code_of(adapter, model, title, *, text=TEXT):
+    card = render_card(adapter, read_passport(adapter))
+    found = re.search(rf"^### {title}\n\n```\w+\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)[1]
+    for word, real in ((FOLDER, str(adapter)), ("path/of/the/base/model", str(model)), ("your text", text)):
+        assert word in found or word == "path/of/the/base/model"
+        found = found.replace(word, real)
+    return found
+
+
+def printed(code):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(code, {})  # what a reader of the card would do
+    return said.getvalue().strip()
+
+
+@pytest.fixture(scope="module")
+def causal(tiny_model, reviews, tmp_path_factory):
+    return trained(tiny_model, reviews, tmp_path_factory.mktemp("causal") / "run")
+
+
+def test_peft_answers_as_peftkit_does(causal, tiny_model):
+    expected = predict(causal, [TEXT])[0]["answer"]
+    code = code_of(causal, tiny_model, "PEFT")
+    assert printed(code) == expected.strip()
+    assert printed(re.sub(r"^answer\.model = .*$", "", code, flags=re.MULTILINE)) != expected.strip()
+
+
+def test_the_lines_of_peftkit_are_a_command(causal, tiny_model, monkeypatch, capsys):
+    from peftkit import cli
+
+    words = shlex.split(code_of(causal, tiny_model, "peftkit"))
+    assert words[:2] == ["peftkit", "predict"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    assert capsys.readouterr().out.strip() == predict(causal, [TEXT])[0]["answer"].strip()
+
+
+def test_a_head_gives_the_same_scores(reviews, tmp_path):
+    model = tiny("bert")
+    adapter = trained(model, reviews, tmp_path / "run")
+    logits = [float(one) for one in re.findall(r"-?\d+\.\d+", printed(code_of(adapter, model, "PEFT")))]
+    scores = predict(adapter, [TEXT])[0]["scores"]
+    first, second = scores.values()  # the log-softmax of the logits
+    assert logits[1] - logits[0] == pytest.approx(second - first, abs=2e-3)
+
+
+def test_an_encoder_decoder_writes_the_same(reviews, tmp_path):
+    model = tiny("t5")
+    adapter = trained(model, reviews, tmp_path / "run")
+    assert printed(code_of(adapter, model, "PEFT")) == predict(adapter, [TEXT])[0]["answer"].strip()
+
+
+def test_on_the_hub_the_lines_name_the_repository(causal):
+    text = render_card(causal, read_passport(causal), "owner/name")
+    assert FOLDER not in text
+    assert "peftkit pull hf:owner/name adapter\n" in text
+    assert 'PeftModel.from_pretrained(answer.model, "owner/name")' in text
+    assert 'LoRARequest("adapter", 1, "owner/name")' in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "max_lora_rank=16"),
+        ({"r": 4}, "max_lora_rank=8"),
+        ({"r": 4, "rank_pattern": {"q_proj": 33}}, "max_lora_rank=64"),
+        ({"r": 600}, "vLLM reads no ranks above 512"),
+        ({"r": "many"}, "vLLM reads no ranks above 512"),
+        ({"use_dora": True}, "vLLM reads no DoRA"),
+        ({"bias": "all"}, "vLLM reads no trained biases"),
+        ({"peft_type": "LOHA"}, "vLLM reads no adapters but LoRA"),
+        ({"modules_to_save": ["lm_head"]}, "vLLM reads no modules that are saved as a whole"),
+    ],
+)
+def test_vllm_is_told_the_rank_or_why_not(causal, change, said):
+    settings = {"peft_type": "LORA", "r": 16, "bias": "none"} | change
+    use = uses(read_passport(causal), settings)[2]
+    assert said in "\n".join([*use.lines, use.note])
+    assert bool(use.lines) == said.startswith("max_lora_rank")
+
+
+def test_int8_weights_are_for_peftkit_alone(causal, tmp_path):
+    copy = shutil.copytree(causal, tmp_path / "copy")
+    settings = (copy / PEFT_CONFIG).read_text().replace('"LORA"', '"PEFTKIT_LORA_INT8"')
+    (copy / PEFT_CONFIG).write_text(settings)
+    text = render_card(copy, read_passport(causal))
+    assert "PEFT does not read its 8-bit weights" in text
+    assert "from peft import" not in text
