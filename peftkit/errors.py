@@ -62,6 +62,12 @@ class MissingDependencyError(PeftkitError):
     exit_code = 9
 
 
+class RemoteError(PeftkitError):
+    """The hub or another place that keeps files is out of reach, refuses, or has a fault."""
+
+    exit_code = 10
+
+
 def first_line(error: BaseException) -> str:
     """Return what an error says first, of at most 300 characters; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
