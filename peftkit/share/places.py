@@ -120,9 +120,9 @@ class Address:
                 advice = "pass --force to replace it" if held <= set(ALLOWED) and not force else "give another name"
                 raise OutputError(f"{self.name} holds files and is not written over; {advice}")
             files.makedirs(root, exist_ok=True)
-            for name in sorted(held, key=lambda name: name != PASSPORT):
+            for name in sorted(held, key=lambda name: (name != PASSPORT, name)):
                 files.rm_file(f"{root}/{name}")
-            for path in sorted(staged.iterdir(), key=lambda path: path.name == PASSPORT):
+            for path in sorted(staged.iterdir(), key=lambda path: (path.name == PASSPORT, path.name)):
                 files.put_file(str(path), f"{root}/{path.name}")
                 digest = _hash_of(files, f"{root}/{path.name}")
                 if digest != file_hash(path):
