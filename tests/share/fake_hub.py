@@ -191,7 +191,7 @@ def _handler(hub: FakeHub) -> type[http.server.BaseHTTPRequestHandler]:
             text = json.loads(self.body)["content"]
             hub.payloads.setdefault("card", []).append(text)
             head = yaml.safe_load(text.split("---\n")[1])
-            errors = [] if isinstance(head.get("license"), str) else [{"message": "license must be a string"}]
+            errors = [] if isinstance(head.get("license", ""), str) else [{"message": "license must be a string"}]
             self.json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
         def preupload(self, repo, _) -> None:
