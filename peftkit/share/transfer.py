@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from peftkit.errors import ConfigError
+from peftkit.errors import ConfigError, OutputError
 from peftkit.merge.given import adapter_folder
 from peftkit.rundir import atomic_folder
 from peftkit.share.hub import REPOSITORY, Hub
@@ -54,7 +54,10 @@ def push(
         place.require_writable(tag)
     with tempfile.TemporaryDirectory(prefix="peftkit-push-") as scratch:
         staged = Path(scratch) / "adapter"
-        stage_for_sharing(adapter_folder(adapter), staged)
+        try:
+            stage_for_sharing(adapter_folder(adapter), staged)
+        except OSError as error:
+            raise OutputError(f"'{adapter}' cannot be copied to '{staged}': {error.strerror}; mend that") from error
         ui.note(f"pushing {', '.join(sorted(path.name for path in staged.iterdir()))}")
         if isinstance(place, Hub):
             return place.push(staged, public=public, tag=tag, message=message, force=force)
