@@ -16,7 +16,7 @@ from peftkit.adapter.card import CARD, checked_card, is_made_card
 from peftkit.adapter.passport import file_hash, read_passport
 from peftkit.errors import AdapterError, ConfigError, RemoteError
 from peftkit.rundir import write_text
-from peftkit.share.staged import ALLOWED, REQUIRED, require_size
+from peftkit.share.staged import ALLOWED, REQUIRED, hashes, require_size
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -65,13 +65,14 @@ class Hub:
 
         Args:
             staged: The folder to write; its card is made to name the repository.
-            public: Let everyone see the repository.
+            public: Let everyone see the repository, if it is made now.
             tag: Name of the commit; by default the first twelve digits of the weights' sha256.
             message: Of the commit.
             force: Write into a repository that holds other files too; they stay.
 
         Returns:
-            `place`, `revision` (the commit), `tag`, `public`, and `files` with their sha256.
+            `place`, `revision` (the commit), `tag` (None where the same weights have theirs already), `public` (whether
+            everyone can see it), and `files` with their sha256.
 
         Raises:
             RemoteError: The hub refuses, or the repository is in use for something else.
@@ -85,18 +86,24 @@ class Hub:
             if tag in tags:
                 raise RemoteError(f"{self.name} has the tag '{tag}' already; give another one with --tag")
             commit = self._commit(api, staged, before, message or f"Adapter {tag or tag_of_weights}")
-            named = tag or tag_of_weights
+            after = api.model_info(self.repo, revision=commit, files_metadata=True)
+            listed = self._listed(after)
+            for path in sorted(staged.iterdir()):
+                if path.name not in listed:
+                    raise RemoteError(f"{self.name} does not list '{path.name}' after the push; push again")
+                self._require_same(path, listed[path.name])
+            named: str | None = tag or tag_of_weights
             if named not in tags:
-                api.create_tag(self.repo, tag=named, revision=commit)
+                api.create_tag(self.repo, tag=str(named), revision=commit)
             elif tags[named] != commit:
-                named = ""  # the same weights with another card: their tag stays with the first
-            listed = self._listed(api.model_info(self.repo, revision=commit, files_metadata=True))
-        for name in sorted(path.name for path in staged.iterdir()):
-            if name not in listed:
-                raise RemoteError(f"{self.name} does not list '{name}' after the push; push again")
-            self._require_same(staged / name, listed[name])
-        files = {path.name: file_hash(path) for path in sorted(staged.iterdir())}
-        return {"place": self.name, "revision": commit, "tag": named or None, "public": public, "files": files}
+                named = None  # the same weights with another card: their tag stays with the first
+        return {
+            "place": self.name,
+            "revision": commit,
+            "tag": named,
+            "public": not after.private,
+            "files": hashes(staged),
+        }
 
     def pull(self, folder: Path, revision: str | None) -> dict[str, Any]:
         """Read the files of an adapter at one commit into a folder; what the repository holds beside them is not read.

@@ -93,6 +93,21 @@ def test_splits_and_slices(folder, splits, expected):
 
 
 @pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("license: cc-by-4.0\nlanguage: [en, de]\n", {"licence": "cc-by-4.0", "languages": ["en", "de"]}),
+        ("license: other\nlicense_name: Our Terms\nlanguage: en\n", {"licence": "our-terms", "languages": ["en"]}),
+        ("license: unknown\nlanguage: [1]\n", {}),
+    ],
+)
+def test_licence_and_language_are_those_of_the_card(folder, head, expected):
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("---\n", f"---\n{head}", 1))
+    described = describe_source("hf:./reviews#test")
+    assert {name: described[name] for name in ("licence", "languages") if name in described} == expected
+
+
+@pytest.mark.parametrize(
     ("word", "message"),
     [
         ("./reviews#dev", "hf:reviews has no split dev; it has train, test"),
@@ -158,7 +173,9 @@ def hub(folder):
             tree = f"/api/datasets/me/reviews/tree/{COMMIT}"
             if path in ("/api/datasets/me/reviews/revision/v1", f"/api/datasets/me/reviews/revision/{COMMIT}"):
                 siblings = [{"rfilename": name} for name in files]
-                self.json({"id": "me/reviews", "sha": COMMIT, "siblings": siblings, "tags": [], "private": False})
+                card = {"license": "mit", "language": ["en"]}
+                known = {"id": "me/reviews", "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+                self.json({**known, "cardData": card})
             elif path.startswith(tree):
                 below = path.removeprefix(tree).strip("/")
                 folders = [] if below else [{"type": "directory", "oid": "0", "size": 0, "path": "data"}]
@@ -238,7 +255,15 @@ def test_a_branch_of_the_hub_is_resolved_to_a_commit(folder, tmp_path):
             ["me/reviews#test[0]", {"text": "test 0", "label": None}],
             ["me/reviews#test[1]", {"text": "test 1", "label": "neg"}],
         ],
-        "source": {"name": "me/reviews", "repo": "me/reviews", "config": None, "revision": COMMIT, "split": "test[:2]"},
+        "source": {
+            "name": "me/reviews",
+            "repo": "me/reviews",
+            "config": None,
+            "revision": COMMIT,
+            "split": "test[:2]",
+            "licence": "mit",
+            "languages": ["en"],
+        },
         "said": [
             "hf:me/gone is no dataset on the hub; check the name, and for a private one run `hf auth login`",
             "hf:me/gated is gated; accept its terms on its page, and run `hf auth login`",

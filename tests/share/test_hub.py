@@ -10,6 +10,7 @@ from peftkit.adapter.passport import PASSPORT, file_hash
 from peftkit.errors import AdapterError, ConfigError, RemoteError
 from peftkit.share.transfer import pull, push
 
+from . import fake_hub
 from .fake_hub import TOKEN, Fault
 
 REPO = "someone/reviews"
@@ -80,6 +81,19 @@ def test_a_public_repository_is_not_pushed_to_by_accident(hub, adapter):
     with pytest.raises(RemoteError, match=r"can be seen by everyone; pass --public"):
         push(adapter, REPO)
     assert push(adapter, REPO, public=True)["public"]
+
+
+def test_a_private_repository_stays_private(hub, adapter):
+    push(adapter, REPO)
+    assert push(adapter, REPO, public=True)["public"] is False
+    assert hub.repositories[REPO].private
+
+
+def test_a_hub_that_stores_something_else_is_found_out(hub, adapter, monkeypatch):
+    monkeypatch.setattr(fake_hub, "git_hash", lambda content: "0" * 40)
+    with pytest.raises(AdapterError, match="is not the file that hf:someone/reviews lists"):
+        push(adapter, REPO)
+    assert hub.repositories[REPO].tags == {}
 
 
 def test_a_revision_is_pinned_to_its_commit(hub, adapter, tmp_path):
