@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from markdown_it import MarkdownIt
 
 from peftkit.adapter.card import is_made_card, licence_text, markdown, renew_card, write_card
 from peftkit.adapter.passport import Base, MadeFrom, Parent, Passport, Tokenizer
@@ -128,6 +129,7 @@ def test_hostile_names_break_neither_head_nor_table_nor_page(tmp_path, name):
         assert kind(line) == kind(of_plain)
     outside = re.sub(r"^```\w*\n.*?^```$", "", rest, flags=re.DOTALL | re.MULTILINE)
     assert not re.search(r"<\w|(?<!\\)\]\(", outside)
+    assert elements(rest) == elements(plain[HEAD.match(plain).end() :])
     assert is_made_card(tmp_path / "README.md")
     code = re.findall(r"^```python\n(.*?)^```$", rest, flags=re.DOTALL | re.MULTILINE)
     assert len(code) == 2
@@ -280,6 +282,12 @@ def test_the_card_of_a_made_adapter_says_how_it_was_made(tmp_path):
     assert "## Training of the first" in text
     assert "The figures hold" not in text
     assert "The figures hold" in card(tmp_path, passport())
+
+
+def elements(text):
+    """Return the HTML elements that a reader of Markdown makes of a card, in order."""
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    return re.findall(r"<(/?\w+|!--)", html)
 
 
 def kind(line):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -11,12 +12,13 @@ import pytest
 from peftkit.adapter.attach import PEFT_CONFIG
 from peftkit.adapter.card import render_card
 from peftkit.adapter.card_use import FOLDER, uses
-from peftkit.adapter.passport import read_passport
+from peftkit.adapter.passport import PASSPORT, read_passport
 from peftkit.judge import predict
 from peftkit.pipeline import run as whole_run
 
 from .. import stages  # noqa: F401 - one thread for tiny products
 from ..models import tiny
+from .hub_rules import read_head
 
 TEXT = "a warm film"
 
@@ -46,7 +48,22 @@ def printed(code):
 
 @pytest.fixture(scope="module")
 def causal(tiny_model, reviews, tmp_path_factory):
-    return trained(tiny_model, reviews, tmp_path_factory.mktemp("causal") / "run")
+    """An adapter whose base model comes with a licence."""
+    folder = tmp_path_factory.mktemp("causal")
+    base = shutil.copytree(tiny_model, folder / "base")
+    (base / "README.md").write_text("---\nlicense: gemma\n---\n")
+    return trained(base, reviews, folder / "run")
+
+
+def test_the_licence_of_the_base_goes_into_passport_and_card(causal, tmp_path):
+    passport = read_passport(causal)
+    assert (passport.base.licence.id, passport.base.licence.found) == ("gemma", "README.md of the base model")
+    assert read_head((causal / "README.md").read_text())["license"] == "gemma"
+    copy = shutil.copytree(causal, tmp_path / "older")
+    older = json.loads((copy / PASSPORT).read_text())
+    del older["base"]["licence"]  # as it was written before there was such a field
+    (copy / PASSPORT).write_text(json.dumps(older))
+    assert read_head(render_card(copy, read_passport(copy)))["license"] == "unknown"
 
 
 def test_peft_answers_as_peftkit_does(causal, tiny_model):
