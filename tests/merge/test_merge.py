@@ -1,11 +1,13 @@
 """Merging what a run made: onto which weights, with which proof, and what the folder then holds."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 
 from peftkit import PeftkitError, machine, pipeline
 from peftkit.adapter.passport import read_passport
@@ -104,6 +106,14 @@ def test_the_folder_works_alone_and_says_what_it_is(runs, tmp_path):
     assert "AutoModelForCausalLM" in card
     assert "| result | passed |" in card
     assert str(tmp_path) not in card
+    row = r"^\| Accuracy \| \d+\.\d% \(.* to .*\) \| .* \| [+-]\d+\.\d points \(.*\) \|$"
+    assert re.search(row, card, re.MULTILINE)
+    assert ModelCard(card).data.to_dict() == {
+        "library_name": "transformers",
+        "license": "unknown",
+        "tags": ["peftkit", "merge"],
+    }
+    assert "Licence of the base: not known: " in card
     passport = read_passport(run / "adapter")
     assert record["base"]["fingerprint"] == passport.base.fingerprint
     assert record["base"]["fingerprint"] != fingerprint(Source(str(out)))
