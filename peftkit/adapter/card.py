@@ -104,6 +104,7 @@ def render_card(folder: Path, passport: Passport, place: str = FOLDER) -> str:
             settings=settings,
             base_name=base_name(passport.base.path),
             origin=origin if origin != passport.base.path else None,
+            held="unquantized" if passport.base.quantization == "none" else passport.base.quantization,
             licence=licence_text(licence_of(passport)),
             messages=asked(passport) if kind_of(passport) == "causal" else (),
             uses=uses(passport, settings, place),
@@ -183,10 +184,12 @@ def _limits(passport: Passport) -> list[str]:
             name = passport.metrics[first]["name"]
             found.append(f"{name}: the interval of its difference holds 0, so it is not shown that anything changed.")
     else:
-        found.append("No rows were held out, so nothing was measured.")
+        found.append("Nothing was measured on held-out rows: there are none.")
     if task.labels:
         found.append("It gives one of its labels whatever a text is about.")
-    if task.kind != "completion":
+    if passport.adopted:
+        found.append("It is asked as peftkit's configuration says, which need not be how it was trained.")
+    elif task.kind != "completion":
         most = passport.config.train.max_length
         found.append(f"It was trained on at most {most} tokens at a time, instruction and answer included.")
     found.append("It belongs to these base weights: peftkit refuses others, most programs do not.")

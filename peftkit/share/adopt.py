@@ -26,6 +26,7 @@ from peftkit.merge.given import Weighted, adapter_folder
 from peftkit.merge.inputs import Inputs, open_inputs
 from peftkit.merge.places import meta_model
 from peftkit.model.fingerprint import base_digests, combined, text_hash, tokenizer_hash, values_digest
+from peftkit.model.licence import base_licence
 from peftkit.model.load import load_tokenizer, resolved_dtype
 from peftkit.resolve import resolve
 from peftkit.rundir import atomic_folder
@@ -175,6 +176,7 @@ def _passport(folder: Path, inputs: Inputs, foreign: Foreign, config: RunConfig,
             tensors=short_digests(digests),
             quantization=config.model.quantization,
             dtype=str(resolved_dtype(config.model)).removeprefix("torch."),
+            licence=base_licence(config.model, inputs.source),
         ),
         tokenizer=Tokenizer(
             vocabulary_sha256=tokenizer_hash(tokenizer),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from peftkit.adapter.card_head import data_sources, licence_of
 from peftkit.adapter.methods import find_method
 from peftkit.share.inspect import Inspected, Module
 from peftkit.ui import UI, size
@@ -45,12 +46,15 @@ def facts(found: Inspected) -> list[tuple[str, Any]]:
     ]
     if passport is not None:
         source = passport.data.get("source", {})
+        licence = licence_of(passport)
+        licences = [str(one["licence"]) for one in data_sources(passport) if one.get("licence")]
         pairs += [
             ("recipe", passport.recipe),
             ("trained on", f"{passport.base.quantization} weights of {passport.base.architecture}"),
             ("base fingerprint", passport.base.fingerprint[:16]),
+            ("licence of the base", (licence.name or licence.id) if licence else "not known"),
             ("data", source.get("name")),
-            ("licence of the data", source.get("licence")),
+            ("licence of the data", ", ".join(dict.fromkeys(licences)) or "not known"),
             *(
                 (one["name"], _result(passport.before.get(key), passport.after.get(key), percent=one["percent"]))
                 for key, one in passport.metrics.items()

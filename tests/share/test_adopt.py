@@ -11,6 +11,7 @@ from peftkit.adapter.trained import open_adapter
 from peftkit.errors import AdapterError, ConfigError, OutputError
 from peftkit.share.adopt import adopt
 
+from ..adapter.hub_rules import read_head
 from ..merge.bases import adapted, adapter, base, logits, tensors
 
 WEIGHTS = "adapter_model.safetensors"
@@ -48,6 +49,12 @@ def test_an_adopted_adapter_answers_as_it_did(plain, model, tmp_path):
     assert "base.quantization" in passport.adopted.assumed
     assert "data" in passport.adopted.unknown
     assert passport.before == passport.after == {}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "PEFT trained it." in card
+    assert f"| not known | {', '.join(passport.adopted.unknown)} |".replace("_", "\\_") in card
+    assert "learning rate" not in card
+    assert "rows for training" not in card
+    assert read_head(card)["license"] == "unknown"
     with pytest.raises(AdapterError, match="has a passport"):
         adopt(tmp_path / "out", tmp_path / "again")
     with pytest.raises(OutputError):
