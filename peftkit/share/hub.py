@@ -16,7 +16,7 @@ from peftkit.adapter.card import CARD, checked_card, is_made_card
 from peftkit.adapter.passport import file_hash, read_passport
 from peftkit.errors import AdapterError, ConfigError, RemoteError
 from peftkit.rundir import write_text
-from peftkit.share.staged import ALLOWED, REQUIRED, hashes, require_size
+from peftkit.share.staged import ALLOWED, REQUIRED, SIGNATURE, hashes, require_size
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -78,7 +78,7 @@ class Hub:
             RemoteError: The hub refuses, or the repository is in use for something else.
         """
         tag_of_weights = f"sha256-{file_hash(staged / WEIGHTS)[:12]}"
-        if is_made_card(staged / CARD):
+        if is_made_card(staged / CARD) and not (staged / SIGNATURE).exists():
             write_text(staged / CARD, checked_card(staged, read_passport(staged), self.repo))
         with self._open() as api:
             before = self._prepare(api, public=public, force=force)

@@ -24,7 +24,7 @@ from peftkit.errors import (
     RemoteError,
     first_line,
 )
-from peftkit.rundir import atomic_folder, require_new
+from peftkit.rundir import atomic_folder
 from peftkit.share.staged import ALLOWED, REQUIRED, hashes, require_size
 
 _BLOCK = 1 << 20
@@ -42,22 +42,22 @@ class Folder:
         Raises:
             OutputError: There is something already, and it is no adapter or `force` is not given.
         """
-        old = self.path.parent / f".{self.path.name}.replaced"
-        replaces = force and self._is_adapter()
-        if not replaces:
-            require_new(self.path)
-        try:
-            if replaces:
-                shutil.rmtree(old, ignore_errors=True)
-                self.path.rename(old)
+        if not (force and self._may_go()):
             with atomic_folder(self.path) as folder:
                 shutil.copytree(staged, folder, dirs_exist_ok=True)
-        except (OSError, PeftkitError):
-            if old.exists() and not self.path.exists():
-                old.rename(self.path)
-            raise
+            return self._written()
+        new, old = (self.path.parent / f".{self.path.name}.{word}" for word in ("new", "replaced"))
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        with atomic_folder(new) as folder:
+            shutil.copytree(staged, folder, dirs_exist_ok=True)
+        try:
+            self.path.rename(old)
+            new.rename(self.path)
+        except OSError as error:
+            raise OutputError(f"'{self.path}' cannot be replaced: {error.strerror}; give another name") from error
         shutil.rmtree(old, ignore_errors=True)
-        return {"place": str(self.path), "files": hashes(self.path)}
+        return self._written()
 
     def pull(self, folder: Path) -> dict[str, Any]:
         """Copy the files of an adapter from there into a folder.
@@ -80,12 +80,15 @@ class Folder:
             ) from error
         return {"place": str(self.path)}
 
-    def _is_adapter(self) -> bool:
-        """Whether nothing stands there but an adapter that may go."""
+    def _written(self) -> dict[str, Any]:
+        return {"place": str(self.path), "files": hashes(self.path)}
+
+    def _may_go(self) -> bool:
+        """Whether a folder stands there that holds an adapter alone, or nothing."""
         if not self.path.is_dir() or self.path.is_symlink():
             return False
         held = {path.name for path in self.path.iterdir()}
-        if set(REQUIRED) <= held <= set(ALLOWED):
+        if not held or set(REQUIRED) <= held <= set(ALLOWED):
             return True
         raise OutputError(f"'{self.path}' holds other files than an adapter's, and is not replaced; give another name")
 

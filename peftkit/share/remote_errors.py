@@ -12,7 +12,7 @@ import httpx2
 
 from peftkit.errors import ConfigError, PeftkitError, RemoteError, first_line
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9_-]{6,}|(?i:bearer|basic)\s+[\w.~+/=-]+")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}|(?i:bearer|basic)\s+[\w.~+/=-]+")
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+")
 _REFUSED_CARD = "Invalid metadata in README.md"  # how huggingface_hub says it
 _LOGIN = "run `hf auth login`, or name a file that holds a token with --token-file"

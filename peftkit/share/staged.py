@@ -15,6 +15,8 @@ from peftkit.model.weight_files import read_weight_file
 from peftkit.rundir import write_text
 from peftkit.ui import size
 
+SIGNATURE = "model.sig"
+"""Signs all other files of the folder: where it is, no card is written or changed."""
 _MIB = 1 << 20
 ALLOWED: Mapping[str, int] = {
     PASSPORT: 16 * _MIB,
@@ -24,12 +26,15 @@ ALLOWED: Mapping[str, int] = {
     "chat_template.jinja": 1 * _MIB,
     "tokenizer.json": 128 * _MIB,
     "tokenizer.model": 128 * _MIB,
+    "spiece.model": 128 * _MIB,
+    "sentencepiece.bpe.model": 128 * _MIB,
     "tokenizer_config.json": 16 * _MIB,
     "special_tokens_map.json": 1 * _MIB,
     "added_tokens.json": 16 * _MIB,
     "vocab.json": 64 * _MIB,
     "vocab.txt": 64 * _MIB,
     "merges.txt": 64 * _MIB,
+    SIGNATURE: 1 * _MIB,
 }
 """The names of files that an adapter may have where it is shared, and the most bytes of each."""
 
@@ -58,7 +63,7 @@ def stage_for_sharing(adapter: Path, folder: Path) -> Passport:
         if path.is_file():
             require_size(str(path), path.stat().st_size, most)
             shutil.copyfile(path, folder / name)
-    if not (folder / CARD).exists():
+    if not (folder / CARD).exists() and not (folder / SIGNATURE).exists():
         write_text(folder / CARD, checked_card(folder, passport))
     return check_adapter(folder)
 

@@ -110,8 +110,8 @@ def find_place(word: str, token_file: Path | None = None) -> Place:
     if "://" in word:
         return Address(word)
     if REPOSITORY.fullmatch(word):
-        if Path(word).exists():
-            raise ConfigError(f"'{word}' is a folder here, and may be on the hub; write ./{word} or hf:{word}")
+        if Path(word).parent.is_dir():
+            raise ConfigError(f"'{word}' may be a folder here, or be on the hub; write ./{word} or hf:{word}")
         return Hub(word, read_token(token_file))
     return Folder(Path(word).expanduser())
 

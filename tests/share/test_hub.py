@@ -39,6 +39,15 @@ def test_what_is_pushed_is_pulled(hub, adapter, tmp_path):
     assert REPO not in (adapter / "README.md").read_text()
 
 
+def test_what_is_signed_stays_as_it_is(hub, adapter, tmp_path):
+    (adapter / "model.sig").write_text("{}")
+    push(adapter, REPO)
+    pull(REPO, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == SHARED | {"model.sig"}
+    for name in SHARED:
+        assert file_hash(tmp_path / "out" / name) == file_hash(adapter / name)
+
+
 def test_a_tag_of_ones_own_and_a_public_repository(hub, adapter):
     done = push(adapter, REPO, public=True, tag="v1.0")
     assert not hub.repositories[REPO].private

@@ -74,6 +74,13 @@ def test_what_is_there_is_replaced_only_by_force_and_only_an_adapter(adapter, tm
     assert not list(tmp_path.glob(".there*"))
 
 
+def test_an_empty_folder_is_replaced_by_force(adapter, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OutputError, match="exists and is not written over"):
+        push(adapter, str(tmp_path / "there"))
+    assert push(adapter, str(tmp_path / "there"), force=True)["files"].keys() == SHARED
+
+
 def test_a_push_that_fails_leaves_the_old_folder(adapter, tmp_path, monkeypatch):
     target = tmp_path / "there"
     push(adapter, str(target))
@@ -161,6 +168,9 @@ def test_a_missing_card_is_written(adapter, tmp_path):
     stage_for_sharing(adapter, tmp_path / "staged")
     assert is_made_card(tmp_path / "staged" / "README.md")
     assert not (adapter / "README.md").exists()
+    (adapter / "model.sig").write_text("{}")  # it would not cover the card
+    stage_for_sharing(adapter, tmp_path / "signed")
+    assert not (tmp_path / "signed" / "README.md").exists()
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, PEFT_CONFIG])
@@ -216,7 +226,7 @@ def test_a_place_that_cannot_be_used(tmp_path, memory, monkeypatch, word, error,
 
 
 def test_a_folder_with_the_name_of_a_repository_is_two_things(tmp_path, monkeypatch):
-    (tmp_path / "owner" / "name").mkdir(parents=True)
+    (tmp_path / "owner").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"write \./owner/name or hf:owner/name"):
         find_place("owner/name")
