@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from peftkit.cli_adapters import adapters_app
+from peftkit.cli_export import export_app
 from peftkit.cli_merge import merge_app
 from peftkit.cli_share import share_app
 from peftkit.errors import DataError, PeftkitError
@@ -27,6 +28,7 @@ app.add_typer(assets_app, name="assets")
 app.add_typer(merge_app)
 app.add_typer(adapters_app)
 app.add_typer(share_app)
+app.add_typer(export_app)
 
 INTERRUPTED = 130  # what typer leaves with after Ctrl-C
 

@@ -65,7 +65,7 @@ class Parent(_Part):
 class MadeFrom(_Part):
     """How an adapter was made that was not trained itself."""
 
-    change: Literal["combine", "shrink"]
+    change: Literal["combine", "shrink", "export"]
     parents: tuple[Parent, ...]
     settings: dict[str, Any] = Field(description="method, ranks, dtype and what else was asked for")
     energy_kept: float | None = Field(None, description="share of the change's squared norm that is left after a cut")

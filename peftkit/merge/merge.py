@@ -77,7 +77,7 @@ def merge(
         require_free(out, force=force)  # nobody made it while this one waited
         made = {}
         for kind in kinds:
-            plan = _plan(inputs, kind, ui)
+            plan = plan_of(inputs, kind, ui)
             staging = Staging(out, key_of(inputs, kind), mark="" if len(kinds) == 1 else kind)
             stack.enter_context(staging.opened())
             ui.stage(f"Merging into the {kind} weights" if trained_weights(inputs) else "Merging")
@@ -143,7 +143,7 @@ def verify(
     for warning in inputs.warnings:
         ui.warn(warning)
     kind = _kinds(inputs, onto or "original")[0]
-    plan = None if record and record.get("quantized") else _plan(inputs, kind, ui)
+    plan = None if record and record.get("quantized") else plan_of(inputs, kind, ui)
     proof = _prove(inputs, plan, folder, kind, find_held_out(inputs, ui), rows, ui)
     if record is not None:
         record["proof"] = proof
@@ -166,7 +166,17 @@ def _kinds(inputs: Inputs, onto: Onto | None) -> list[Onto]:
     return [onto] if onto else ["trained", "original"]
 
 
-def _plan(inputs: Inputs, onto: Onto, ui: UI) -> Plan:
+def plan_of(inputs: Inputs, onto: Onto, ui: UI) -> Plan:
+    """Decide what each tensor of a merged model is made of; what cannot be streamed is computed by PEFT, in memory.
+
+    Args:
+        inputs: Adapters and base.
+        onto: What the adapters are added to.
+        ui: Told where PEFT is needed.
+
+    Raises:
+        PeftkitError: As `peftkit.merge.plan.make_plan`.
+    """
     try:
         return make_plan(inputs, onto_trained=onto == "trained")
     except NotStreamable as error:

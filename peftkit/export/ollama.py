@@ -1,0 +1,108 @@
+"""A model for Ollama: a GGUF file, and a Modelfile whose template gives the tokens of the model's own chat template.
+
+Ollama no longer makes models from adapters, so the merged model is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.errors import ModelError
+from peftkit.export.conversation import Joints, find_joints, shapes, trims
+from peftkit.export.gguf_model import Whole, export_gguf, say_gguf
+from peftkit.model.load import load_tokenizer
+from peftkit.rundir import atomic_folder, require_new, write_text
+from peftkit.ui import UI
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MODEL = "model.gguf"
+MODELFILE = "Modelfile"
+
+
+def export_ollama(whole: Whole, out: Path, *, dtype: str = "q8_0", ui: UI | None = None) -> dict[str, Any]:
+    """Write a folder from which `ollama create NAME -f Modelfile` makes a model.
+
+    Args:
+        whole: The model.
+        out: The folder, which must not exist.
+        dtype: One of `peftkit.export.gguf_model.DTYPES`.
+        ui: Where progress is shown.
+
+    Returns:
+        As `peftkit.export.gguf_model.export_gguf`, and `template` and `stop`.
+
+    Raises:
+        ModelError: The chat template does more than a Go template can, or the model cannot be written.
+        PeftkitError: As `export_gguf`.
+    """
+    ui = ui or UI(quiet=True)
+    require_new(out)
+    tokenizer = load_tokenizer(whole.source)
+    joints = ollama_joints(tokenizer)
+    template, stop = joints.go_template(), stop_words(tokenizer, joints)
+    cautions = ["Ollama joins messages of one role that follow each other, and this template knows no tools"]
+    if trims(tokenizer):
+        cautions.append("the model's chat template takes away space around messages, and a Go template does not")
+    with atomic_folder(out) as folder:
+        report = export_gguf(whole, folder / MODEL, dtype=dtype, ui=ui)
+        write_text(folder / MODELFILE, modelfile(template, stop))
+    for text in cautions:
+        ui.note(text)
+    report |= {"out": str(out), "to": "ollama", "template": template, "stop": stop}
+    report["warnings"] += cautions
+    say_gguf(report, ui)
+    ui.say(f"ollama create {whole.name.lower()} -f {out / MODELFILE}")
+    return report
+
+
+def ollama_joints(tokenizer: PreTrainedTokenizerBase) -> Joints:
+    """Return what stands around messages in a prompt for Ollama, proved token by token.
+
+    Where the tokenizer puts a token at the start of every text, llama.cpp does too, so the template must not.
+
+    Args:
+        tokenizer: The model's tokenizer.
+
+    Raises:
+        ModelError: The template cannot be derived, or would give other tokens.
+    """
+    joints = find_joints(tokenizer)
+    bare = joints
+    start = tokenizer.bos_token
+    if start is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+        bare = joints.without_start(start)
+    for messages in shapes(system=joints.start_system is not None):
+        expected = tokenizer(joints.write(messages), add_special_tokens=False)["input_ids"]
+        if tokenizer(bare.write(messages))["input_ids"] != expected:
+            raise ModelError(
+                f"a Go template would give '{tokenizer.name_or_path}' other tokens than its own chat template; export "
+                "with --to gguf and write a Modelfile"
+            )
+    return bare
+
+
+def stop_words(tokenizer: PreTrainedTokenizerBase, joints: Joints) -> list[str]:
+    """Return the control tokens at which an answer ends: that of the template, and the tokenizer's own.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        joints: What stands around messages.
+    """
+    controls = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    after = joints.assistant_user.strip()
+    ends = [token for token in controls if after.startswith(token)]
+    return sorted({*ends, *([tokenizer.eos_token] if tokenizer.eos_token else [])})
+
+
+def modelfile(template: str, stop: list[str]) -> str:
+    """Return the text of a Modelfile.
+
+    Args:
+        template: A Go template without three quotes in a row.
+        stop: Texts at which an answer ends.
+    """
+    lines = [f"FROM ./{MODEL}", f'TEMPLATE """{template}"""', *(f'PARAMETER stop "{word}"' for word in stop)]
+    return "\n".join(lines) + "\n"
