@@ -98,7 +98,20 @@ def _export_model(
 
 
 def is_model(path: Path) -> bool:
-    """Whether a path is a model rather than an adapter: an embedded one, or a folder with `config.json` alone."""
-    if str(path) in EMBEDDED and not path.exists():
+    """Whether a path is a model rather than an adapter: a folder with `config.json` alone, an embedded one, a hub id.
+
+    A hub id counts if the model is in the hub's cache.
+    """
+    if path.exists():
+        return (path / "config.json").is_file() and not (path / PEFT_CONFIG).is_file()
+    if str(path) in EMBEDDED:
         return True
-    return (path / "config.json").is_file() and not (path / PEFT_CONFIG).is_file()
+    if path.is_absolute() or str(path).count("/") != 1:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(str(path), "config.json"), str)
+    except HFValidationError:  # no name that the hub knows
+        return False

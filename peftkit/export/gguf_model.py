@@ -16,7 +16,7 @@ from peftkit.config import ModelConfig
 from peftkit.errors import AdapterError, ConfigError, ModelError
 from peftkit.export.gguf_arch import Architecture, architecture_of, rope_factors, write_settings
 from peftkit.export.gguf_tokenizer import write_tokenizer
-from peftkit.merge.given import Weighted
+from peftkit.merge.given import Weighted, adapter_name
 from peftkit.merge.inputs import Inputs, open_inputs
 from peftkit.merge.merge import plan_of
 from peftkit.merge.plan import Output, make_plan
@@ -109,7 +109,7 @@ def merged_model(adapter: Path, *, base: str | None, onto: Onto | None, force: b
         architecture_of(inputs.settings, tied=bool(inputs.settings.tie_word_embeddings) and not plan.untied),
         [one for file in plan.files for one in file.outputs],
         trained if onto == "trained" else None,
-        _name_of(inputs.adapters[0].folder),
+        adapter_name(inputs.adapters[0].folder),
         inputs.base_fingerprint,
         notes,
     )
@@ -222,12 +222,6 @@ def require_dtype(dtype: str, dtypes: Iterable[str] = DTYPES) -> None:
     """
     if dtype not in dtypes:
         raise ConfigError(f"--dtype {dtype} is not one of {', '.join(dtypes)}")
-
-
-def _name_of(folder: Path) -> str:
-    """Return what an adapter is called: its folder, or that of its run."""
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "adapter" else folder.name
 
 
 def _placed(whole: Whole) -> dict[str, Output]:

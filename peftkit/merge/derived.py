@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.adapter.passport import MadeFrom, Parent, Passport, file_hash, write_passport
+from peftkit.merge.given import adapter_name
 from peftkit.merge.lora_file import Change, LoraFile, write_lora
 from peftkit.rundir import atomic_folder
 
@@ -61,9 +62,7 @@ def write_derived(
 
 def parent_of(file: LoraFile, weight: float = 1.0) -> Parent:
     """Describe an adapter that another one is made from; of a run's adapter the name is that of the run."""
-    folder = file.folder.resolve()
-    named = folder.parent if folder.name == "adapter" else folder
-    return Parent(name=named.name, weights_sha256=file_hash(folder / WEIGHTS), weight=weight)
+    return Parent(name=adapter_name(file.folder), weights_sha256=file_hash(file.folder / WEIGHTS), weight=weight)
 
 
 def describe_ranks(changes: Mapping[str, Change]) -> dict[str, Any]:

@@ -53,6 +53,12 @@ def adapter_folder(folder: Path) -> Path:
     )
 
 
+def adapter_name(folder: Path) -> str:
+    """Return what an adapter is called: the name of its folder, or of the run that it is in."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "adapter" else folder.name
+
+
 def _is_folder(word: str) -> bool:
     try:
         return Path(word).is_dir()

@@ -97,7 +97,8 @@ def read_lora(folder: Path) -> LoraFile:
     folder = adapter_folder(folder)
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
     settings, state = read_files(folder)
-    _require_plain(folder, settings)
+    if reason := why_not_plain(settings):
+        raise AdapterError(f"the adapter in '{folder}' {reason}")
     changes: dict[str, dict[str, torch.Tensor]] = {}
     embeddings: set[str] = set()
     whole: dict[str, torch.Tensor] = {}
@@ -193,27 +194,33 @@ def _whole_number(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-def _require_plain(folder: Path, settings: Mapping[str, Any]) -> None:
+def why_not_plain(settings: Mapping[str, Any]) -> str | None:
+    """Say why the change of an adapter is not the product of two factors; None where it is.
+
+    Args:
+        settings: PEFT's configuration.
+
+    Returns:
+        What follows "the adapter", with what to do instead.
+    """
     kind = settings.get("peft_type")
     if kind != "LORA":
-        raise AdapterError(
-            f"the adapter in '{folder}' is of the kind {kind}, not LoRA; train it with adapter.save_as_lora, or "
-            "merge it into its base"
-        )
+        return f"is of the kind {kind}, not LoRA; train it with adapter.save_as_lora, or merge it into its base"
     for name, reason in _REFUSED.items():
         if settings.get(name):
-            raise AdapterError(f"the adapter in '{folder}' is {reason}")
+            return f"is {reason}"
     if settings.get("bias") not in (None, "none"):
-        raise AdapterError(
-            f"the adapter in '{folder}' was trained with the base's biases (bias={settings['bias']}), which two "
-            "factors cannot hold; train it with bias=none"
+        return (
+            f"was trained with the base's biases (bias={settings['bias']}), which two factors cannot hold; train it "
+            "with bias=none"
         )
     start = settings.get("init_lora_weights")
     if start not in _STARTS:
-        raise AdapterError(
-            f"the adapter in '{folder}' was started with init_lora_weights={start}, for which PEFT changes the base "
-            "weights; save it for the unchanged base first (PEFT's path_initial_model_for_weight_conversion)"
+        return (
+            f"was started with init_lora_weights={start}, for which PEFT changes the base weights; save it for the "
+            "unchanged base first (PEFT's path_initial_model_for_weight_conversion)"
         )
+    return None
 
 
 def _require_finite(folder: Path, name: str, tensor: torch.Tensor) -> None:
