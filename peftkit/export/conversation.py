@@ -29,8 +29,9 @@ class Joints:
 
     Attributes:
         start_user: Before a user's message that is the first one.
-        start_system: Before a system message, which is the first one; None where the template takes none.
-        system_user: Between a system message and the user's.
+        start_system: Before a system message, which is the first one; None where the template takes none, so that it is
+            left out.
+        system_user: Between a system message and the user's; `start_user` where the template takes none.
         user_assistant: Between a user's message and the assistant's.
         assistant_user: Between the assistant's message and the next of the user.
         end: After the last message, the user's, where the assistant is to answer.
@@ -52,11 +53,14 @@ class Joints:
         text = ""
         for place, message in enumerate(messages):
             role = message["role"]
+            if role == "system":
+                text += "" if self.start_system is None else self.start_system + message["content"]
+                continue
+            before = messages[place - 1]["role"] if place else ""
             if role == "user":
-                before = messages[place - 1]["role"] if place else ""
                 text += {"": self.start_user, "system": self.system_user}.get(before, self.assistant_user)
             else:
-                text += (self.start_system or "") if role == "system" else self.user_assistant
+                text += self.user_assistant
             text += message["content"]
         return text + self.end
 
@@ -66,16 +70,17 @@ class Joints:
         Every text stands as a quoted constant, so that no brace or space of it means anything to Go.
         """
         first = "(index $.Messages 0).Role"
-        system = f'{{{{ if eq .Role "system" }}}}{_quoted(self.start_system or "")}'
+        content = "{{ .Content }}"
+        system = "" if self.start_system is None else _quoted(self.start_system) + content
         user = (
-            '{{ else if eq .Role "user" }}'
             f"{{{{ if eq $i 0 }}}}{_quoted(self.start_user)}"
             f'{{{{ else if and (eq $i 1) (eq {first} "system") }}}}{_quoted(self.system_user)}'
             f"{{{{ else }}}}{_quoted(self.assistant_user)}{{{{ end }}}}"
         )
-        assistant = f'{{{{ else if eq .Role "assistant" }}}}{_quoted(self.user_assistant)}'
         return (
-            f"{{{{ range $i, $_ := .Messages }}}}{system}{user}{assistant}{{{{ end }}}}{{{{ .Content }}}}{{{{ end }}}}"
+            f'{{{{ range $i, $_ := .Messages }}}}{{{{ if eq .Role "system" }}}}{system}'
+            f'{{{{ else if eq .Role "user" }}}}{user}{content}'
+            f'{{{{ else if eq .Role "assistant" }}}}{_quoted(self.user_assistant)}{content}{{{{ end }}}}{{{{ end }}}}'
             f"{_quoted(self.end)}"
         )
 
@@ -84,7 +89,7 @@ class Joints:
         return Joints(
             self.start_user.removeprefix(text),
             None if self.start_system is None else self.start_system.removeprefix(text),
-            self.system_user,
+            self.system_user if self.start_system is not None else self.system_user.removeprefix(text),
             self.user_assistant,
             self.assistant_user,
             self.end,
@@ -154,13 +159,11 @@ def _joints(template: Template, name: str) -> Joints:
     whole = _written(template, turns)
     start, *between = _split(whole, [user, answer, more], name)
     with_system = _written(template, [{"role": "system", "content": system}, *turns])
-    opened: list[str] | None = None
-    if with_system is not None and with_system.find(system) in range(with_system.find(user)):
-        opened = _split(with_system, [system, user], name)
+    opened = None if with_system is None else _split(with_system, [system, user], name)
     return Joints(
         start_user=start,
         start_system=opened[0] if opened else None,
-        system_user=opened[1] if opened else "",
+        system_user=opened[1] if opened else start,
         user_assistant=between[0],
         assistant_user=between[1],
         end=between[2],
@@ -175,8 +178,8 @@ def _split(text: str | None, marks: Sequence[str], name: str) -> list[str]:
         before, found, rest = rest.partition(mark)
         if not found or mark in rest:
             raise ModelError(
-                f"the chat template of '{name}' leaves out messages or repeats them, so no Go template can be derived "
-                "from it; export with --to gguf and write a Modelfile"
+                f"the chat template of '{name}' leaves out messages, repeats or moves them, so no Go template can be "
+                "derived from it; export with --to gguf and write a Modelfile"
             )
         parts.append(before)
     return [*parts, rest]

@@ -68,10 +68,8 @@ def export_gguf_lora(
                 writer.add_string("peftkit.base_fingerprint", file.passport.base.fingerprint)
             for module, change in file.changes.items():
                 for side, values in zip("ab", _factors(module, change, alpha, architecture), strict=True):
-                    array = values.numpy()
-                    writer.add_tensor(
-                        f"{names[module]}.lora_{side}", quantize(array, kind), raw_shape=array.shape, raw_dtype=kind
-                    )
+                    rounded = quantize(values.numpy(), kind)
+                    writer.add_tensor(f"{names[module]}.lora_{side}", rounded, raw_dtype=kind)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()

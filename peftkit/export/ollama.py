@@ -46,6 +46,10 @@ def export_ollama(whole: Whole, out: Path, *, dtype: str = "q8_0", ui: UI | None
     cautions = ["Ollama joins messages of one role that follow each other, and this template knows no tools"]
     if trims(tokenizer):
         cautions.append("the model's chat template takes away space around messages, and a Go template does not")
+    if "strftime_now" in tokenizer.chat_template:
+        cautions.append("the model's chat template writes the date, which stays today's in the Modelfile")
+    if joints.start_system is None:
+        cautions.append("the model's chat template takes no system message, so one is left out")
     with atomic_folder(out) as folder:
         report = export_gguf(whole, folder / MODEL, dtype=dtype, ui=ui)
         write_text(folder / MODELFILE, modelfile(template, stop))

@@ -5,28 +5,21 @@
 """
 
 import json
-import os
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from peftkit import machine
 from peftkit.errors import PeftkitError
+from peftkit.export.export import export
 from peftkit.model.convert import embedded_model
 
 from .readers.case import make_case, mean_kl, next_token_logprobs
-from .readers.environment import CannotBuild, make_environment, read, versions
-from .readers.to_gguf import write_gguf
+from .readers.environment import versions
+from .readers.program import KL, LOGITS, LOGPROBS, Reader, farthest, row, write_rows
 
 pytestmark = [pytest.mark.readers, pytest.mark.timeout(7200)]
-RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "merge-readers.json"
-KL = "mean KL of the next token"
-LOGITS = "largest difference of a logit"
-LOGPROBS = "largest difference of a token's log-probability"
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +36,7 @@ def rows():
     """What was seen; with the switch, it is written down."""
     seen = []
     yield seen
-    if os.environ.get("PEFTKIT_RECORD") == "1":
-        record = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine.describe(),
-            "versions": machine.versions(),
-            "model": "smollm2-135m-instruct",
-            "programs": seen,
-        }
-        RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_rows("merge-readers.json", seen)
 
 
 @pytest.fixture
@@ -59,38 +44,6 @@ def reader(rows, tmp_path):
     """A program in an environment of its own, for one test; the test is skipped where it cannot be installed."""
     with tempfile.TemporaryDirectory() as folder:
         yield lambda *packages, without=(): Reader(rows, tmp_path, Path(folder) / "venv", packages, without)
-
-
-class Reader:
-    """A program, what it computes, and the rows that say how near that is."""
-
-    def __init__(self, rows, scratch, folder, packages, without):
-        self.rows, self.scratch = rows, scratch
-        names = [package.partition("==")[0].partition("[")[0] for package in packages]
-        self.program = names[0]
-        try:
-            self.python = make_environment(folder, packages, without)
-        except CannotBuild as error:
-            self.rows.append({"program": self.program, "versions": {}, "passed": None, "note": str(error)})
-            pytest.skip(f"{self.program} cannot be installed here: {error}")
-        self.versions = versions(self.python, names)
-
-    def read(self, script, model, ids, **settings):
-        return read(self.python, script, self.scratch, model, ids, **settings)
-
-    def near(self, measure, figure, limit, note=""):
-        """Whether a figure is below its limit; a row says so."""
-        self.rows.append(row(self.program, self.versions, measure, figure, limit, note))
-        return figure < limit
-
-
-def row(program, versions, measure, figure, limit, note=""):
-    result = {"measure": measure, "figure": float(f"{figure:.3g}"), "limit": limit, "passed": bool(figure < limit)}
-    return {"program": program, "versions": versions, **result, "note": note}
-
-
-def farthest(found, expected):
-    return float(np.abs(found - expected).max())
 
 
 def test_transformers_alone_computes_what_peft_computes(case, rows):
@@ -105,7 +58,8 @@ def test_transformers_alone_computes_what_peft_computes(case, rows):
 
 def test_llama_cpp(case, reader, tmp_path):
     program = reader("llama-cpp-python==0.3.36", "numpy")
-    logits = program.read("with_llama_cpp.py", write_gguf(case.folder, tmp_path / "merged.gguf"), case.ids)
+    export(case.folder, tmp_path / "merged.gguf", to="gguf", dtype="f32")
+    logits = program.read("with_llama_cpp.py", tmp_path / "merged.gguf", case.ids)
     assert program.near(KL, mean_kl(case.logits, logits), 1e-4, "GGUF in float32 of the merged weights")
 
 

@@ -1,4 +1,4 @@
-"""Logits of a GGUF file through llama.cpp: `python with_llama_cpp.py JOB.json`."""
+"""Logits of a GGUF file, and an adapter for it, through llama.cpp: `python with_llama_cpp.py JOB.json`."""
 
 import json
 import sys
@@ -9,7 +9,8 @@ from llama_cpp import Llama
 
 job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 length = len(job["ids"][0])
-model = Llama(job["model"], n_ctx=length, n_batch=length, n_threads=1, logits_all=True, verbose=False)
+sizes = {"n_ctx": length, "n_batch": length, "n_threads": 1}
+model = Llama(job["model"], logits_all=True, verbose=False, lora_path=job["settings"].get("adapter"), **sizes)
 logits = []
 for ids in job["ids"]:
     model.reset()

@@ -1,4 +1,4 @@
-"""Logits of a model in float32 through mlx-lm: `python with_mlx.py JOB.json`."""
+"""Logits of a model in float32, and an adapter for it, through mlx-lm: `python with_mlx.py JOB.json`."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ from mlx_lm import load
 
 job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 mx.set_default_device(mx.cpu)
-model, _ = load(job["model"], model_config=job["settings"])
+adapter = job["settings"].pop("adapter", None)
+model, _ = load(job["model"], model_config=job["settings"], adapter_path=adapter)
 model.set_dtype(mx.float32)
 np.save(job["out"], np.array(model(mx.array(job["ids"]))))

@@ -1,0 +1,63 @@
+"""Programs, each in an environment of its own, and the rows that say how near to transformers they compute."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peftkit import machine
+
+from .environment import CannotBuild, make_environment, read, versions
+
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+KL = "mean KL of the next token"
+LOGITS = "largest difference of a logit"
+LOGPROBS = "largest difference of a token's log-probability"
+
+
+class Reader:
+    """A program, what it computes, and the rows that say how near that is."""
+
+    def __init__(self, rows, scratch, folder, packages, without):
+        self.rows, self.scratch = rows, scratch
+        names = [package.partition("==")[0].partition("[")[0] for package in packages]
+        self.program = names[0]
+        try:
+            self.python = make_environment(folder, packages, without)
+        except CannotBuild as error:
+            self.rows.append({"program": self.program, "versions": {}, "passed": None, "note": str(error)})
+            pytest.skip(f"{self.program} cannot be installed here: {error}")
+        self.versions = versions(self.python, names)
+
+    def read(self, script, model, ids, **settings):
+        return read(self.python, script, self.scratch, model, ids, **settings)
+
+    def near(self, measure, figure, limit, note=""):
+        """Whether a figure is below its limit; a row says so."""
+        self.rows.append(row(self.program, self.versions, measure, figure, limit, note))
+        return figure < limit
+
+
+def row(program, versions, measure, figure, limit, note=""):
+    result = {"measure": measure, "figure": float(f"{figure:.3g}"), "limit": limit, "passed": bool(figure < limit)}
+    return {"program": program, "versions": versions, **result, "note": note}
+
+
+def write_rows(name, rows):
+    """Write what was seen to a file of results, if the switch is set."""
+    if os.environ.get("PEFTKIT_RECORD") == "1":
+        record = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine.describe(),
+            "versions": machine.versions(),
+            "model": "smollm2-135m-instruct",
+            "programs": rows,
+        }
+        (RESULTS / name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def farthest(found, expected):
+    return float(np.abs(found - expected).max())
