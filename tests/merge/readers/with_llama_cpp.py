@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from llama_cpp import Llama
+from llama_cpp import GGML_TYPE_F32, Llama
 
 job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 length = len(job["ids"][0])
-sizes = {"n_ctx": length, "n_batch": length, "n_threads": 1}
+sizes = {"n_ctx": length, "n_batch": length, "n_threads": 1, "type_k": GGML_TYPE_F32, "type_v": GGML_TYPE_F32}
 model = Llama(job["model"], logits_all=True, verbose=False, lora_path=job["settings"].get("adapter"), **sizes)
 logits = []
 for ids in job["ids"]:
