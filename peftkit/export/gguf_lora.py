@@ -11,7 +11,7 @@ from typing import Any
 
 from peftkit import machine
 from peftkit.errors import AdapterError
-from peftkit.export.base import base_settings
+from peftkit.export.base import base_of
 from peftkit.export.gguf_arch import Architecture, architecture_of
 from peftkit.export.gguf_model import require_gguf
 from peftkit.merge.lora_file import Change, LoraFile, read_lora
@@ -52,7 +52,7 @@ def export_gguf_lora(
     file = read_lora(adapter)
     for text in file.warnings:
         ui.warn(text)
-    architecture = architecture_of(base_settings(file, base))
+    architecture = architecture_of(base_of(file, base)[1])
     names = {module: _tensor_name(file, module, architecture) for module in file.changes}
     alpha = max(change.factors.rank for change in file.changes.values())
     kind = GGMLQuantizationType[DTYPES[dtype][0]]

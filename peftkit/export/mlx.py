@@ -11,9 +11,10 @@ from typing import Any
 
 from peftkit import machine
 from peftkit.errors import AdapterError, ConfigError, ModelError
-from peftkit.export.base import base_settings
+from peftkit.export.base import base_of
 from peftkit.export.portable import fold_all
 from peftkit.merge.lora_file import LoraFile, read_lora
+from peftkit.model.load import Source
 from peftkit.rundir import atomic_folder, require_new, write_json
 from peftkit.ui import UI, size
 
@@ -59,9 +60,9 @@ def export_mlx(
     require_new(out)
     machine.quiet_libraries()
     file = read_lora(adapter)
-    settings = base_settings(file, base)
+    source, settings = base_of(file, base)
     _require_taken(file, settings)
-    warnings = [*file.warnings, *_rope_caution(settings)]
+    warnings = [*file.warnings, *_rope_caution(source, settings)]
     for text in warnings:
         ui.warn(text)
     changes = fold_all(file)
@@ -111,13 +112,18 @@ def _require_taken(file: LoraFile, settings: Any) -> None:
         )
 
 
-def _rope_caution(settings: Any) -> list[str]:
+def _rope_caution(source: Source, settings: Any) -> list[str]:
     """Warn where MLX-LM would take another base of the rotation than the model has."""
     kind = settings.model_type
     theta = (getattr(settings, "rope_parameters", None) or {}).get("rope_theta")
     if kind in _READS_ROPE_PARAMETERS or theta is None or theta == _THETA.get(kind):
         return []
+    from transformers import PretrainedConfig
+
+    written, _ = PretrainedConfig.get_config_dict(source.path, revision=source.revision)
+    if "rope_theta" in written:
+        return []
     return [
-        f"MLX-LM reads rope_theta from the top of the base's config.json and takes {_THETA[kind]:g} where it is not "
-        f'there; see that it has "rope_theta": {theta:g}'
+        f"MLX-LM reads rope_theta at the top of a config.json, and takes {_THETA[kind]:g} where it is not; write "
+        f"\"rope_theta\": {theta:g} into that of '{source.path}'"
     ]

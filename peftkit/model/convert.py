@@ -33,7 +33,7 @@ from peftkit.model.assets import (
 SOURCE_FILE = "peftkit-source.json"
 """Written last: the GGUF file that a folder was converted from, and the size of every file that belongs to it."""
 
-CONVERSION = 1
+CONVERSION = 2
 """Raise it when the conversion writes something else: folders with another number are converted again."""
 
 EMBEDDED_SOURCE = {"sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "size": 98_362_432}
@@ -211,6 +211,19 @@ def _write_model(gguf: Path, folder: Path) -> None:
     del loaded
     with _quiet_and_quick():
         fresh.save_pretrained(folder)
+    _repeat_rope_theta(folder / "config.json")
+
+
+def _repeat_rope_theta(path: Path) -> None:
+    """Write `rope_theta` at the top of a configuration too, where readers of older ones look for it, such as MLX-LM.
+
+    transformers 5 writes it into `rope_parameters` alone, and reads both.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    theta = (config.get("rope_parameters") or {}).get("rope_theta")
+    if theta is not None:
+        config["rope_theta"] = theta
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _not_usable(gguf: Path, why: str) -> ModelError:

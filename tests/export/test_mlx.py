@@ -1,6 +1,7 @@
 """An adapter written for MLX-LM is the same change by its formula, scale x A B with both transposed."""
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -9,7 +10,7 @@ from peftkit.errors import AdapterError, ModelError
 from peftkit.export.export import export
 
 from ..merge.adapters import changes, relative
-from .bases import adapter, make_adapter
+from .bases import adapter, base, make_adapter
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
@@ -30,8 +31,12 @@ def test_rslora_and_patterns_come_out_of_one_rank_and_scale(name, tmp_path):
 
 
 def test_a_base_of_rotation_that_mlx_would_not_see_is_said(tmp_path):
-    assert "takes 1e+06 where it is not there" in export(adapter("qwen2"), tmp_path / "b", to="mlx")["warnings"][0]
-    assert export(adapter("qwen3"), tmp_path / "c", to="mlx")["warnings"] == []
+    assert "and takes 1e+06 where it is not; write" in export(adapter("qwen2"), tmp_path / "a", to="mlx")["warnings"][0]
+    assert export(adapter("qwen3"), tmp_path / "b", to="mlx")["warnings"] == []
+    shutil.copytree(base("qwen2"), tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"rope_theta": 10_000.0}))
+    assert export(adapter("qwen2"), tmp_path / "c", to="mlx", base=str(tmp_path / "base"))["warnings"] == []
 
 
 @pytest.mark.parametrize(

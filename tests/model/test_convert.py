@@ -128,6 +128,8 @@ def test_folder_loads_with_tied_head_and_names_no_other_model(converted):
     config = json.loads((folder / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
     assert config["rms_norm_eps"] == pytest.approx(1e-5, rel=1e-6)
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10_000  # readers look in either place
+    assert model.config.rope_parameters == {"rope_type": "default", "rope_theta": 10_000}
     assert not {"_name_or_path", "_model_name_or_path", "quantization_config"} & set(config)
 
 
