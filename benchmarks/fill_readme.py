@@ -44,6 +44,7 @@ def fill(text: str) -> str:
         ("suite", suite()),
         ("throughput", throughput()),
         ("merge", merging()),
+        ("export", exporting()),
         ("methods", methods()),
     ):
         before, start, rest = text.partition(f"<!-- {name} -->\n")
@@ -199,6 +200,41 @@ def merging() -> str:
     table.append(f"| base model alone | {base['kl']:.2g} | {_percent(base['top1'])} | |")
     rows = f"One seed, {first['rows']['count']} held-out rows, divergence over {base['positions']:,} positions."
     return "\n".join(lines) + f"\n\n{note} {_where(result)}\n\n" + "\n".join(table) + f"\n\n{rows} {_where(qlora)}\n"
+
+
+def exporting() -> str:
+    """Return the table of what other programs make of one adapter, and what was counted of tokens and templates."""
+    result = _read("export-readers.json")
+    seen = [one for one in result["programs"] if "figure" in one]
+    lines = ["| program | reads | measure | seen | limit |", "| --- | --- | --- | ---: | ---: |"]
+    for one in seen:
+        if _counted(one) or one["note"].startswith("a small random"):
+            continue
+        versions = " ".join(map(str, one["versions"].values())).split(" ")[0]
+        limit = f"{one['limit']:.2g}" if one["limit"] else ""
+        cells = (f"{one['program']} {versions}", one["note"], one["measure"], f"{one['figure']:.2g}", limit)
+        lines.append(f"| {' | '.join(cells)} |")
+    counts = [one for one in seen if _counted(one)]
+    tokens = [one for one in counts if "token ids" in one["measure"]]
+    written = [one for one in counts if "token ids" not in one["measure"]]
+    small = [one for one in seen if one["note"].startswith("a small random")]
+    note = (
+        f"llama.cpp split {_wrong(tokens)} of {1000 * len(tokens):,} texts otherwise than the tokenizers "
+        f"({len(tokens)} rules). Go wrote {_wrong(written)} of "
+        f"{sum(int(one['note'].rpartition(' ')[2]) for one in written)} conversations otherwise than "
+        f"{len(written)} chat templates. Of {len(small)} small random models (biases, Llama 3's scaled rotation, "
+        f"Qwen2, Qwen3, GPT-2) llama.cpp's answers are at most {max(one['figure'] for one in small):.1g} nats away."
+    )
+    where = _where(result | {"command": "pytest -m readers -n0 tests/export/test_readers.py"})
+    return "\n".join(lines) + f"\n\n{note} {where}\n"
+
+
+def _counted(one: dict[str, Any]) -> bool:
+    return one["measure"].endswith(("with other token ids", "with another text"))
+
+
+def _wrong(rows: list[dict[str, Any]]) -> int:
+    return int(sum(one["figure"] for one in rows))
 
 
 def methods() -> str:
