@@ -84,6 +84,11 @@ class TaskConfig(_Group):
     )
 
     @property
+    def system_message(self) -> str | None:
+        """The system message with the labels in it; None where there is none."""
+        return self.system and self.system.replace("{labels}", ", ".join(self.labels or ()))
+
+    @property
     def separator(self) -> str | None:
         """What separates the labels of a row; None where a row has exactly one."""
         return self.label_separator if self.multi_label else None

@@ -167,8 +167,7 @@ class Encoder:
         return _Cut(text, encoded.offsets, 0, 0, min(keep, len(encoded.ids)) - 1)
 
     def _messages(self, columns: Mapping[str, str]) -> list[Message]:
-        labels = ", ".join(self.task.labels or ())
-        system = self.task.system and self.task.system.replace("{labels}", labels)
+        system = self.task.system_message
         user = {"role": "user", "content": _fill(self.task.prompt, self._written.veil(columns))}
         return [{"role": "system", "content": system}, user] if system else [user]
 

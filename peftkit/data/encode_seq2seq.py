@@ -94,6 +94,4 @@ class Seq2SeqEncoder:
 
 def _source_template(task: TaskConfig) -> str:
     """Return what is read, such as `summarize: {text}`."""
-    if not task.system:
-        return task.prompt
-    return f"{task.system.replace('{labels}', ', '.join(task.labels or ())).rstrip()} {task.prompt}"
+    return f"{task.system_message.rstrip()} {task.prompt}" if task.system_message else task.prompt

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftkit.adapter.passport import PASSPORT, read_passport
+from peftkit.adapter.passport import PASSPORT, Passport, read_passport
 from peftkit.errors import AdapterError, ConfigError
 from peftkit.export.readers import VLLM_RANKS, Facts, Verdict, judge_facts, read_facts
 from peftkit.merge.given import adapter_folder, adapter_name
@@ -146,7 +147,6 @@ def _merged(own: _Own) -> tuple[list[str], str]:
 
 def _own(folder: Path, facts: Facts, base: str | None, port: int) -> _Own:
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
-    held = passport.base.quantization if passport else "none"
     given, revision = base, None
     if given is None:
         given = passport.base.path if passport else facts.settings.get("base_model_name_or_path")
@@ -162,5 +162,23 @@ def _own(folder: Path, facts: Facts, base: str | None, port: int) -> _Own:
         ("--base", base) if base else (),
         ("--revision", revision) if revision else (),
         ("--host", "127.0.0.1", "--port", str(port)),
-        (f"the adapter was trained on {held} weights, and the server holds other ones",) if held != "none" else (),
+        _notes(passport),
     )
+
+
+def _notes(passport: Passport | None) -> tuple[str, ...]:
+    """Say what a client has to send, and what the server holds otherwise, for answers as in training."""
+    if passport is None:
+        return ()
+    notes = []
+    if passport.base.quantization != "none":
+        notes.append(
+            f"the adapter was trained on {passport.base.quantization} weights, and the server holds other ones"
+        )
+    config = passport.config
+    if config.task.system_message:
+        notes.append(f"send the system message that the adapter was trained with: {config.task.system_message}")
+    if config.model.chat_template_kwargs:
+        sent = json.dumps(config.model.chat_template_kwargs, ensure_ascii=False)
+        notes.append(f"send chat_template_kwargs with each request, as in training: {sent}")
+    return tuple(notes)

@@ -8,9 +8,9 @@ no template is known by name, and none is guessed at.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftkit.data.template import Template
 from peftkit.errors import ConfigError, ModelError
@@ -96,11 +96,12 @@ class Joints:
         )
 
 
-def find_joints(tokenizer: PreTrainedTokenizerBase) -> Joints:
+def find_joints(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None) -> Joints:
     """Find what a tokenizer's chat template writes around messages, and prove it on conversations of many shapes.
 
     Args:
         tokenizer: A tokenizer with a chat template.
+        arguments: Named arguments of the template.
 
     Raises:
         ModelError: It has none, or one that does more than to write texts around messages.
@@ -108,7 +109,7 @@ def find_joints(tokenizer: PreTrainedTokenizerBase) -> Joints:
     name = tokenizer.name_or_path
     if not isinstance(tokenizer.chat_template, str):
         raise ModelError(f"the tokenizer of '{name}' has no chat template; export with --to gguf and write a Modelfile")
-    template = Template(tokenizer)
+    template = Template(tokenizer, arguments=arguments)
     joints = _joints(template, name)
     for messages in shapes(system=joints.start_system is not None):
         expected = _written(template, messages)

@@ -6,8 +6,8 @@ model is never in memory, nor on the disk in another form. Where the order of ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,9 @@ class Whole:
         trained: How the weights were held that training saw, if an adapter is added to those.
         name: What it is called.
         fingerprint: That of the base's weights, if it is known.
+        system: The system message that the adapter was trained with, if any.
+        prompt: How its prompts were written, with `{column}` for a text.
+        template_arguments: Named arguments of the chat template in training.
         notes: What a user should know, a sentence each.
     """
 
@@ -70,6 +73,9 @@ class Whole:
     trained: Trained | None
     name: str
     fingerprint: str | None
+    system: str | None = None
+    prompt: str = "{text}"
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -111,8 +117,21 @@ def merged_model(adapter: Path, *, base: str | None, onto: Onto | None, force: b
         trained if onto == "trained" else None,
         adapter_name(inputs.adapters[0].folder),
         inputs.base_fingerprint,
-        notes,
+        **_training(inputs),
+        notes=notes,
     )
+
+
+def _training(inputs: Inputs) -> dict[str, Any]:
+    """Return what a passport says of how a model was asked in training."""
+    if inputs.passport is None:
+        return {}
+    task, model = inputs.passport.config.task, inputs.passport.config.model
+    return {
+        "system": task.system_message,
+        "prompt": task.prompt,
+        "template_arguments": model.chat_template_kwargs,
+    }
 
 
 def plain_model(path: str, ui: UI) -> Whole:

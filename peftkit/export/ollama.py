@@ -5,6 +5,7 @@ Ollama no longer makes models from adapters, so the merged model is written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def export_ollama(whole: Whole, out: Path, *, dtype: str = "q8_0", ui: UI | None
         ui: Where progress is shown.
 
     Returns:
-        As `peftkit.export.gguf_model.export_gguf`, and `template` and `stop`.
+        As `peftkit.export.gguf_model.export_gguf`, and `template`, `stop` and `system`.
 
     Raises:
         ModelError: The chat template does more than a Go template can, or the model cannot be written.
@@ -41,39 +42,45 @@ def export_ollama(whole: Whole, out: Path, *, dtype: str = "q8_0", ui: UI | None
     ui = ui or UI(quiet=True)
     require_new(out)
     tokenizer = load_tokenizer(whole.source)
-    joints = ollama_joints(tokenizer)
+    joints = ollama_joints(tokenizer, whole.template_arguments)
     template, stop = joints.go_template(), stop_words(tokenizer, joints)
     cautions = ["Ollama joins messages of one role that follow each other, and this template knows no tools"]
     if trims(tokenizer):
         cautions.append("the model's chat template takes away space around messages, and a Go template does not")
     if "strftime_now" in tokenizer.chat_template:
         cautions.append("the model's chat template writes the date, which stays today's in the Modelfile")
+    system = whole.system if joints.start_system is not None and '"""' not in (whole.system or "") else None
+    if whole.system and not system:
+        cautions.append(f"the adapter was trained with the system message '{whole.system}', which Ollama is not given")
+    if whole.prompt != "{text}":
+        cautions.append(f"the adapter was trained on prompts of the form '{whole.prompt}', which Ollama does not write")
     if joints.start_system is None:
         cautions.append("the model's chat template takes no system message, so one is left out")
     with atomic_folder(out) as folder:
         report = export_gguf(whole, folder / MODEL, dtype=dtype, ui=ui)
-        write_text(folder / MODELFILE, modelfile(template, stop))
+        write_text(folder / MODELFILE, modelfile(template, stop, system))
     for text in cautions:
         ui.note(text)
-    report |= {"out": str(out), "to": "ollama", "template": template, "stop": stop}
+    report |= {"out": str(out), "to": "ollama", "template": template, "stop": stop, "system": system}
     report["warnings"] += cautions
     say_gguf(report, ui)
     ui.say(f"ollama create {whole.name.lower()} -f {out / MODELFILE}")
     return report
 
 
-def ollama_joints(tokenizer: PreTrainedTokenizerBase) -> Joints:
+def ollama_joints(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None) -> Joints:
     """Return what stands around messages in a prompt for Ollama, proved token by token.
 
     Where the tokenizer puts a token at the start of every text, llama.cpp does too, so the template must not.
 
     Args:
         tokenizer: The model's tokenizer.
+        arguments: Named arguments of its chat template.
 
     Raises:
         ModelError: The template cannot be derived, or would give other tokens.
     """
-    joints = find_joints(tokenizer)
+    joints = find_joints(tokenizer, arguments)
     bare = joints
     start = tokenizer.bos_token
     if start is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
@@ -101,12 +108,15 @@ def stop_words(tokenizer: PreTrainedTokenizerBase, joints: Joints) -> list[str]:
     return sorted({*ends, *([tokenizer.eos_token] if tokenizer.eos_token else [])})
 
 
-def modelfile(template: str, stop: list[str]) -> str:
+def modelfile(template: str, stop: list[str], system: str | None = None) -> str:
     """Return the text of a Modelfile.
 
     Args:
         template: A Go template without three quotes in a row.
         stop: Texts at which an answer ends.
+        system: The system message of conversations that bring none; without three quotes in a row.
     """
     lines = [f"FROM ./{MODEL}", f'TEMPLATE """{template}"""', *(f'PARAMETER stop "{word}"' for word in stop)]
+    if system:
+        lines.append(f'SYSTEM """{system}"""')
     return "\n".join(lines) + "\n"

@@ -44,6 +44,14 @@ def test_each_family_is_derived_and_gives_the_same_text_and_tokens(family, token
     assert trims(tokenizer) == (family in ("llama 3", "gemma"))
 
 
+def test_arguments_of_the_template_are_those_of_training(tokenizer):
+    tokenizer.chat_template = CHATML + "{% if not thinking %}<think></think>{% endif %}"
+    found = find_joints(tokenizer), find_joints(tokenizer, {"thinking": True})
+    assert [one.end for one in found] == [
+        f"<|im_end|>\n<|im_start|>assistant\n{more}" for more in ("<think></think>", "")
+    ]
+
+
 def test_a_token_that_llama_cpp_puts_first_is_left_to_it(tokenizer):
     tokenizer.chat_template = FAMILIES["llama 3"]
     tokenizer.bos_token = "<|endoftext|>"

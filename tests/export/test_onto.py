@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from peftkit.errors import AdapterError
+from peftkit.export.commands import serving_commands
 from peftkit.export.export import export
 from peftkit.export.ollama import MODEL
 from peftkit.merge.merge import merge
@@ -53,6 +54,15 @@ def test_a_run_becomes_a_model_for_ollama(trained, tmp_path):
     assert report["dtype"] == "q8_0"
     assert (tmp_path / "out" / MODEL).stat().st_size == report["bytes"]
     assert "<|im_start|>user" in report["template"]
+    system = "Classify the sentiment of the text. Answer with one word: negative, positive."
+    assert (tmp_path / "out" / "Modelfile").read_text().endswith(f'\nSYSTEM """{system}"""\n')
+
+
+def test_a_client_is_told_what_training_saw(trained):
+    (vllm,) = serving_commands(trained, servers=["vllm"])
+    assert vllm.model == "reviews"
+    assert vllm.notes[0] == "the adapter was trained on nf4 weights, and the server holds other ones"
+    assert vllm.notes[1].endswith("Answer with one word: negative, positive.")
 
 
 def test_another_base_is_refused_unless_forced(trained, tiny_model, tmp_path):
