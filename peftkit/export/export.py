@@ -78,8 +78,9 @@ def _export_model(
     force: bool,
     ui: UI,
 ) -> dict[str, Any]:
-    from peftkit.export.gguf_model import export_gguf, merged_model, plain_model, require_dtype, say_gguf
+    from peftkit.export.gguf_model import export_gguf, require_dtype, say_gguf
     from peftkit.export.ollama import export_ollama
+    from peftkit.export.whole import merged_model, plain_model
 
     require_new(out)
     if "dtype" in more:

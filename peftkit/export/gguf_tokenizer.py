@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLITS = {
+SPLITS = {
     rf"{_CONTRACTIONS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
     rf"{_CONTRACTIONS}|\p{{N}}|{_REST}": "qwen2",
 }
@@ -102,7 +102,7 @@ def splitting_rule(name: str, whole: Mapping[str, Any]) -> str:
     elif kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"] and last["use_regex"]:
         rule = "smollm"
     elif kinds == ["Split", "ByteLevel"] and not last["use_regex"] and steps[0]["behavior"] == "Isolated":
-        rule = _SPLITS.get(steps[0]["pattern"].get("Regex", ""))
+        rule = SPLITS.get(steps[0]["pattern"].get("Regex", ""))
     if rule is None or bool(model.get("ignore_merges")) != (rule == "llama-bpe"):
         raise ModelError(
             f"the tokenizer of '{name}' splits texts by a rule that llama.cpp has no name for here; merge the adapter "

@@ -5,13 +5,16 @@ Ollama no longer makes models from adapters, so the merged model is written.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import ModelError
 from peftkit.export.conversation import Joints, find_joints, shapes, trims
-from peftkit.export.gguf_model import Whole, export_gguf, say_gguf
+from peftkit.export.gguf_model import export_gguf, say_gguf
+from peftkit.export.whole import Whole
 from peftkit.model.load import load_tokenizer
 from peftkit.rundir import atomic_folder, require_new, write_text
 from peftkit.ui import UI
@@ -44,18 +47,8 @@ def export_ollama(whole: Whole, out: Path, *, dtype: str = "q8_0", ui: UI | None
     tokenizer = load_tokenizer(whole.source)
     joints = ollama_joints(tokenizer, whole.template_arguments)
     template, stop = joints.go_template(), stop_words(tokenizer, joints)
-    cautions = ["Ollama joins messages of one role that follow each other, and this template knows no tools"]
-    if trims(tokenizer):
-        cautions.append("the model's chat template takes away space around messages, and a Go template does not")
-    if "strftime_now" in tokenizer.chat_template:
-        cautions.append("the model's chat template writes the date, which stays today's in the Modelfile")
     system = whole.system if joints.start_system is not None and '"""' not in (whole.system or "") else None
-    if whole.system and not system:
-        cautions.append(f"the adapter was trained with the system message '{whole.system}', which Ollama is not given")
-    if whole.prompt != "{text}":
-        cautions.append(f"the adapter was trained on prompts of the form '{whole.prompt}', which Ollama does not write")
-    if joints.start_system is None:
-        cautions.append("the model's chat template takes no system message, so one is left out")
+    cautions = _cautions(whole, tokenizer, takes_system=joints.start_system is not None, told=system is not None)
     with atomic_folder(out) as folder:
         report = export_gguf(whole, folder / MODEL, dtype=dtype, ui=ui)
         write_text(folder / MODELFILE, modelfile(template, stop, system))
@@ -64,8 +57,25 @@ def export_ollama(whole: Whole, out: Path, *, dtype: str = "q8_0", ui: UI | None
     report |= {"out": str(out), "to": "ollama", "template": template, "stop": stop, "system": system}
     report["warnings"] += cautions
     say_gguf(report, ui)
-    ui.say(f"ollama create {whole.name.lower()} -f {out / MODELFILE}")
+    called = re.sub(r"[^a-z0-9._-]+", "-", whole.name.lower())  # what Ollama takes for a name
+    ui.say(shlex.join(["ollama", "create", called, "-f", str(out / MODELFILE)]))
     return report
+
+
+def _cautions(whole: Whole, tokenizer: PreTrainedTokenizerBase, *, takes_system: bool, told: bool) -> list[str]:
+    """Say what Ollama does otherwise than the model's chat template and its training."""
+    cautions = ["Ollama joins messages of one role that follow each other, and this template knows no tools"]
+    if trims(tokenizer):
+        cautions.append("the model's chat template takes away space around messages, and a Go template does not")
+    if "strftime_now" in (tokenizer.chat_template or ""):
+        cautions.append("the model's chat template writes the date, which stays today's in the Modelfile")
+    if not takes_system:
+        cautions.append("the model's chat template takes no system message, so one is left out")
+    if whole.system and not told:
+        cautions.append(f"the adapter was trained with the system message '{whole.system}', which Ollama is not given")
+    if whole.prompt != "{text}":
+        cautions.append(f"the adapter was trained on prompts of the form '{whole.prompt}', which Ollama does not write")
+    return cautions
 
 
 def ollama_joints(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None) -> Joints:

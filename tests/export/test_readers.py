@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from peftkit.errors import PeftkitError
 from peftkit.export.conversation import find_joints, shapes
 from peftkit.export.export import export
-from peftkit.export.gguf_tokenizer import _SPLITS
+from peftkit.export.gguf_tokenizer import SPLITS
 from peftkit.model.convert import embedded_model
 
 from ..merge.readers.case import mean_kl, next_token_logprobs
@@ -134,7 +134,7 @@ RULES = {
         name: pre_tokenizers.Sequence(
             [pre_tokenizers.Split(Regex(rule), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
         )
-        for rule, name in _SPLITS.items()
+        for rule, name in SPLITS.items()
     },
 }
 
