@@ -192,12 +192,12 @@ def _rows(one: Output, whole: Whole) -> Iterator[torch.Tensor]:
     """Give a tensor's rows as they are written, a block at a time, in float32."""
     import torch
 
-    blocks = (wanted.float() for _, wanted, _ in merged_rows(one, whole.trained))
+    blocks = (wanted.float() for _, wanted in merged_rows(one, whole.trained))
     ordered = bool(whole.architecture.heads(one.parameter))
     transposed = whole.architecture.transposed(one.parameter)
     if not ordered and not transposed:
         yield from blocks
         return
-    matrix = torch.cat(list(blocks))
+    matrix = torch.cat([block.clone() for block in blocks])  # the next block is computed in the memory of this one
     matrix = matrix.T.contiguous() if transposed else whole.architecture.ordered(one.parameter, matrix)
     yield from torch.split(matrix, max(1, BLOCK_VALUES // matrix.shape[1]))
