@@ -47,16 +47,25 @@ def row(program, versions, measure, figure, limit, note=""):
 
 
 def write_rows(name, rows):
-    """Write what was seen to a file of results, if the switch is set."""
+    """Write what was seen to a file of results, if the switch is set; rows of tests that did not run are kept."""
     if os.environ.get("PEFTKIT_RECORD") == "1":
+        file = RESULTS / name
+        earlier = json.loads(file.read_text(encoding="utf-8"))["programs"] if file.is_file() else []
+        seen = {_key(one) for one in rows}
+        kept = [one for one in earlier if _key(one) not in seen]
         record = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine.describe(),
             "versions": machine.versions(),
             "model": "smollm2-135m-instruct",
-            "programs": rows,
+            "programs": sorted([*kept, *rows], key=lambda one: one["program"]),
         }
-        (RESULTS / name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _key(one):
+    """Program and what it read: what follows a semicolon are figures."""
+    return one["program"], one.get("measure"), one["note"].partition(";")[0]
 
 
 def farthest(found, expected):
