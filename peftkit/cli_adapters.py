@@ -50,6 +50,10 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts of what it changes.")
     ] = None,
+    readers: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="PROGRAM", help="Does vllm, llama.cpp, mlx, sglang or ollama take it?"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Look into an adapter: what it is, what it changes, what it belongs to, and what is wrong with it."""
@@ -58,7 +62,7 @@ def inspect(
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
-    found = inspect_adapter(adapter)
+    found = inspect_adapter(adapter, readers or ())
     if as_json:
         ui.json(found.as_json())
     else:

@@ -6,7 +6,7 @@ import math
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
 from peftkit.errors import AdapterError, PeftkitError
+from peftkit.export.readers import Verdict, judge_reader
 from peftkit.merge.given import adapter_folder
 from peftkit.merge.lora_file import LoraFile, read_lora
 from peftkit.merge.low_rank import norm
@@ -67,6 +68,7 @@ class Inspected:
         modules: What LoRA changes; empty for other methods.
         whole: Tensors that stand in for the base's own, by name.
         passport: Its passport; None where it has none, or a damaged one.
+        verdicts: What the programs make of it that were asked about.
         problems: What is wrong, a sentence each.
         notes: What is good to know, a sentence each.
     """
@@ -81,6 +83,7 @@ class Inspected:
     modules: tuple[Module, ...]
     whole: tuple[str, ...]
     passport: Passport | None
+    verdicts: tuple[Verdict, ...] = ()
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -115,20 +118,27 @@ class Inspected:
             "layers": {str(layer): size for layer, size in self.layers.items()},
             "whole": list(self.whole),
             "passport": self.passport.model_dump(mode="json") if self.passport else None,
+            "readers": {
+                one.reader: {"takes": one.takes, "way": one.way, "problems": one.problems, "commands": one.commands}
+                for one in self.verdicts
+            },
             "problems": self.problems,
             "notes": self.notes,
         }
 
 
-def inspect_adapter(adapter: Path) -> Inspected:
+def inspect_adapter(adapter: Path, readers: Sequence[str] = ()) -> Inspected:
     """Look into an adapter; what is wrong with it is reported, as far as it can be read at all.
 
     Args:
         adapter: The adapter's folder, or that of the run that wrote it.
+        readers: Programs of which to say whether they take it, as `peftkit.export.readers.READERS` names them.
 
     Raises:
         AdapterError: It cannot be read at all.
+        ConfigError: A program is not known.
     """
+    verdicts = tuple(judge_reader(adapter, reader) for reader in readers)
     folder = adapter_folder(adapter)
     settings, state = read_files(folder)
     problems: list[str] = []
@@ -155,6 +165,7 @@ def inspect_adapter(adapter: Path) -> Inspected:
         modules=modules,
         whole=tuple(sorted(lora.whole)) if lora else (),
         passport=passport,
+        verdicts=verdicts,
         problems=problems,
         notes=notes,
     )

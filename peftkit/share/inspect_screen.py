@@ -7,10 +7,17 @@ from typing import Any
 
 from peftkit.adapter.card_head import data_sources, licence_of
 from peftkit.adapter.methods import find_method
+from peftkit.export.readers import Verdict
 from peftkit.share.inspect import Inspected, Module
 from peftkit.ui import UI, size
 
 _BAR = 24  # characters of the longest bar
+_WAYS = {
+    "as it is": "takes it as it is",
+    "export": "takes it once it is exported",
+    "merge": "takes it once it is merged into its base",
+    "none": "cannot take it",
+}
 
 
 def show_inspected(ui: UI, found: Inspected) -> None:
@@ -25,12 +32,23 @@ def show_inspected(ui: UI, found: Inspected) -> None:
         bars = {layer: "█" * round(_BAR * value / most) if most else "" for layer, value in found.layers.items()}
         rows = [(layer, f"{value:.4g}", bars[layer]) for layer, value in found.layers.items()]
         ui.table((">layer", ">norm", "norm of the change"), rows)
+    for verdict in found.verdicts:
+        _show_verdict(ui, verdict)
     for note in found.notes:
         ui.say(f"note: {note}")
     for problem in found.problems:
         ui.warn(problem)
     if not found.problems:
         ui.say("no problems found", style="bold")
+
+
+def _show_verdict(ui: UI, verdict: Verdict) -> None:
+    ui.say("")
+    ui.say(f"{verdict.version} {_WAYS[verdict.way]}", style="bold")
+    for problem in verdict.problems:
+        ui.say(f"  {problem}")
+    for command in verdict.commands:
+        ui.say(f"  run: {command}")
 
 
 def facts(found: Inspected) -> list[tuple[str, Any]]:

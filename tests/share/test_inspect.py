@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from peftkit.adapter.passport import PASSPORT
-from peftkit.errors import AdapterError, OutputError
+from peftkit.errors import AdapterError, ConfigError, OutputError
 from peftkit.share.adopt import adopt
 from peftkit.share.inspect import inspect_adapter
 from peftkit.share.inspect_page import write_page
@@ -98,6 +98,16 @@ def test_problems_are_found(name, folder):
     problems = inspect_adapter(folder).problems
     assert any(said in one for one in problems), problems
     assert len(problems) == 1
+
+
+def test_programs_that_read_the_scale_otherwise_need_an_export(folder):
+    found = inspect_adapter(folder, ["vllm", "llama.cpp"])
+    assert [(one.reader, one.takes) for one in found.verdicts] == [("vllm", True), ("llama.cpp", False)]
+    readers = found.as_json()["readers"]
+    assert readers["llama.cpp"]["way"] == "export"
+    assert any("peftkit export" in one for one in readers["llama.cpp"]["commands"])
+    with pytest.raises(ConfigError, match="--for other is not one of"):
+        inspect_adapter(folder, ["other"])
 
 
 def test_what_is_no_adapter_is_refused(tmp_path):
