@@ -14,12 +14,11 @@ from typing import Any
 from peftkit.adapter.card_head import hub_base
 from peftkit.adapter.passport import Passport
 from peftkit.data.encode import PLAIN_TEMPLATE
+from peftkit.export.readers import VLLM_RANKS
 from peftkit.model.assets import ASSETS
 
 FOLDER = "path/of/this/folder"
 """What stands for the adapter's place where it is not on the hub."""
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM 0.32 takes for max_lora_rank."""
 _BASE = "path/of/the/base/model"
 # Settings of PEFT with which vLLM 0.32 refuses an adapter, or reads it as another one.
 _NOT_IN_VLLM = {
