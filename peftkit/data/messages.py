@@ -40,13 +40,29 @@ def checked_messages(turns: Sequence[Any]) -> list[dict[str, Any]]:
     Raises:
         BadMessages: A turn cannot be used, or none is the assistant's.
     """
-    if not turns:
-        raise BadMessages("the conversation is empty")
-    messages = [_message(turn, f"turn {number}") for number, turn in enumerate(turns, 1)]
-    messages = [one for one in messages if one["role"] != "system" or one["content"].strip()]
+    messages = _messages(turns)
     if not any(one["role"] == "assistant" and one.get("weight") != 0 for one in messages):
         raise BadMessages("no turn is the assistant's, so nothing would be learned")
     return messages
+
+
+def asked_messages(turns: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return turns as `checked_messages` does, of a conversation whose next turn is the assistant's.
+
+    Raises:
+        BadMessages: A turn cannot be used, or the last one asks nothing.
+    """
+    messages = _messages(turns)
+    if not messages or messages[-1]["role"] not in ("user", "tool"):
+        raise BadMessages("the last turn must be the user's, so that there is something to answer")
+    return messages
+
+
+def _messages(turns: Sequence[Any]) -> list[dict[str, Any]]:
+    if not turns:
+        raise BadMessages("the conversation is empty")
+    messages = [_message(turn, f"turn {number}") for number, turn in enumerate(turns, 1)]
+    return [one for one in messages if one["role"] != "system" or one["content"].strip()]
 
 
 def speaker_of(turn: Mapping[str, Any]) -> str:

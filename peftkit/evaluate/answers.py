@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from peftkit.model.stepper import Stepper
 
 if TYPE_CHECKING:
     import torch
@@ -143,15 +144,8 @@ def _answer_batch(
     max_new_tokens: int,
     separator: str | None,
 ) -> list[Answer]:
-    import torch
-
-    device = model.device
-    longest = max(map(len, prompts))
     pad = int(tokenizer.pad_token_id)
-    ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    step = _Step(model, mask)
-    logits = step(ids)  # [rows, vocabulary], float32
+    step, logits = Stepper.read(model, prompts, pad)  # [rows, vocabulary], float32
     scores = {label: _score(step, logits, ids) for label, ids in label_ids.items()} if separator is None else {}
     generated = _generate(step, logits, end_ids, max_new_tokens)
     texts = [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
@@ -167,39 +161,7 @@ def _answer_batch(
     ]
 
 
-class _Step:
-    """Feeds tokens to a model that remembers what it has read, and returns the logits after the last of them."""
-
-    def __init__(self, model: PreTrainedModel, mask: torch.Tensor, cache: Any = None) -> None:
-        self._model = model
-        self._mask = mask  # [rows, tokens read so far]
-        self._cache = cache
-
-    def fork(self) -> _Step:
-        """Return a copy that can read on without changing this one."""
-        return _Step(self._model, self._mask, copy.deepcopy(self._cache))
-
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        seen = self._mask.shape[1] if self._cache is not None else 0
-        if seen:
-            self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=1)
-        positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, seen:]
-        output = self._model(
-            input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self._cache = output.past_key_values
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
-
-
-def _score(step: _Step, logits: torch.Tensor, label: Sequence[int]) -> torch.Tensor:
+def _score(step: Stepper, logits: torch.Tensor, label: Sequence[int]) -> torch.Tensor:
     """Return the log-likelihood of a label's tokens for each row, [rows]."""
     total = logits.log_softmax(-1)[:, label[0]]
     fork = step.fork()
@@ -209,7 +171,7 @@ def _score(step: _Step, logits: torch.Tensor, label: Sequence[int]) -> torch.Ten
     return total
 
 
-def _generate(step: _Step, logits: torch.Tensor, end_ids: frozenset[int], max_new_tokens: int) -> list[list[int]]:
+def _generate(step: Stepper, logits: torch.Tensor, end_ids: frozenset[int], max_new_tokens: int) -> list[list[int]]:
     """Take the likeliest token again and again, until every row has ended."""
     rows: list[list[int]] = [[] for _ in range(len(logits))]
     running = set(range(len(rows)))
