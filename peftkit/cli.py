@@ -10,9 +10,10 @@ import typer
 
 from peftkit.cli_adapters import adapters_app
 from peftkit.cli_export import export_app
+from peftkit.cli_answer import answer_app
 from peftkit.cli_merge import merge_app
 from peftkit.cli_share import share_app
-from peftkit.errors import DataError, PeftkitError
+from peftkit.errors import PeftkitError
 
 app = typer.Typer(
     help="Fine-tune a language model on one consumer GPU, see what improved, and share a small adapter.",
@@ -25,6 +26,7 @@ recipes_app = typer.Typer(help="List, show and copy recipes.", invoke_without_co
 assets_app = typer.Typer(help="List and fetch the embedded model and data.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(assets_app, name="assets")
+app.add_typer(answer_app)
 app.add_typer(merge_app)
 app.add_typer(adapters_app)
 app.add_typer(share_app)
@@ -123,36 +125,6 @@ def check(
     report = pipeline.check(recipe, words=words or (), config=config, preset=preset, ui=ui)
     if as_json:
         ui.json(report)
-
-
-@app.command()
-def predict(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, or of a run.")],
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts; - reads one a line from input.")],
-    as_json: Json = False,
-) -> None:
-    """Answer texts with a trained adapter."""
-    from peftkit.judge import predict as predict_texts
-    from peftkit.ui import UI
-
-    ui = UI(as_json=as_json)
-    if texts == ["-"]:
-        lines = _standard_input()
-        texts = [line for line in lines if line.strip()]
-        if len(texts) < len(lines):
-            ui.warn(f"{len(lines) - len(texts)} blank lines of standard input were left out")
-    answers = predict_texts(adapter, texts)
-    if as_json:
-        ui.json(answers)
-    for one in answers if not as_json else ():
-        ui.lines(one["answer"])
-
-
-def _standard_input() -> list[str]:
-    try:
-        return [line.rstrip("\r\n") for line in sys.stdin]
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input is not {error.encoding} text; save it in this encoding") from error
 
 
 @app.command("eval")

@@ -11,6 +11,7 @@ from peftkit import machine, screen
 from peftkit.errors import ConfigError, DataError
 from peftkit.resolve import resolve
 from peftkit.rundir import RunFolder, write_json
+from peftkit.side_by_side import require_texts
 from peftkit.stages import compare_answers, judge_rows
 from peftkit.ui import UI
 
@@ -31,8 +32,7 @@ def predict(adapter: Path | str, texts: Sequence[str]) -> list[dict[str, Any]]:
     """
     from peftkit.adapter.trained import open_adapter
 
-    if not texts or not all(text.strip() for text in texts):
-        raise DataError("there is no text to answer; give one, or - and one a line on standard input")
+    require_texts(texts)
     trained = open_adapter(Path(adapter))
     return [{"text": text, **one.as_json()} for text, one in zip(texts, trained.predict(texts), strict=True)]
 

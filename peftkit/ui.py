@@ -34,6 +34,11 @@ class UI:
         self._out = _console(stderr=False)
         self._err = _console(stderr=True)
 
+    @property
+    def width(self) -> int:
+        """Characters that fit on a line of standard output."""
+        return self._out.width
+
     def stage(self, title: str) -> None:
         """Name the stage that begins."""
         if not self.quiet:

@@ -156,7 +156,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         AdapterError: A file is absent or damaged, the method is none that can be loaded, or tensors are missing, left
             over, or of another shape.
     """
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import get_peft_model
 
     written, state = read_files(folder)
     settings = saved_settings(written, folder)
@@ -168,14 +168,52 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         adapted = get_peft_model(model, settings)
     except _REFUSALS as error:
         raise AdapterError(f"the adapter in '{folder}' does not fit the base model: {first_line(error)}") from error
-    _train_in_float32(adapted)
-    _answer_in_one_dtype(adapted)
-    require_same(state, get_peft_model_state_dict(adapted, save_embedding_layers=False), folder)
-    set_peft_model_state_dict(adapted, state)
+    _fill(adapted, "default", state, folder)
     if not trainable:
         settings.inference_mode = True
         adapted.requires_grad_(False)
     return adapted.eval()
+
+
+def add_adapter(adapted: PeftModel, name: str, folder: Path) -> None:
+    """Attach one more saved adapter to a model that has some, as strictly as `load_adapter`; it is not made active.
+
+    Args:
+        adapted: The model, as `load_adapter` gave it.
+        name: What PEFT is to call the adapter; no part of another adapter's name, since PEFT looks for it in keys.
+        folder: The adapter's folder.
+
+    Raises:
+        AdapterError: As `load_adapter`, and where PEFT cannot hold this adapter beside the others.
+    """
+    written, state = read_files(folder)
+    settings = saved_settings(written, folder)
+    settings.inference_mode = settings.is_prompt_learning
+    if settings.peft_type != adapted.peft_type:
+        raise AdapterError(
+            f"the adapter in '{folder}' is of the method {settings.peft_type.value} and the first one of "
+            f"{adapted.peft_type.value}, which PEFT cannot hold on one base model; use them one at a time"
+        )
+    try:
+        adapted.add_adapter(name, settings)
+    except _REFUSALS as error:
+        raise AdapterError(
+            f"the adapter in '{folder}' cannot be held beside the others: {first_line(error)}; use them one at a time"
+        ) from error
+    _fill(adapted, name, state, folder)
+    settings.inference_mode = True
+    adapted.requires_grad_(False)
+    adapted.eval()
+
+
+def _fill(adapted: PeftModel, name: str, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Put saved tensors into the places of a fresh adapter; each must have its place, and each place its tensor."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    _train_in_float32(adapted)
+    _answer_in_one_dtype(adapted)
+    require_same(state, get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False), folder)
+    set_peft_model_state_dict(adapted, state, adapter_name=name)
 
 
 def saved_settings(written: dict[str, Any], folder: Path) -> Any:
@@ -291,7 +329,7 @@ def _answer_in_one_dtype(model: PeftModel) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, BaseTunerLayer) and _output_as_input not in module._forward_hooks.values():
             module.register_forward_hook(_output_as_input)
 
 

@@ -42,7 +42,7 @@ USAGE = [
     Case("unknown command", words("trian"), 2, ("No such command 'trian'",)),
     Case("unknown subcommand", words("recipes", "shw"), 2, ("No such command 'shw'",)),
     Case("missing argument", words("run"), 2, ("Missing argument 'RECIPE'",)),
-    Case("missing text", words("predict", "folder"), 2, ("Missing argument 'TEXT...'",)),
+    Case("missing text", words("predict", "folder"), 2, ("got 'folder' and no text", "give ADAPTER and then TEXT")),
     Case("unknown option", words("run", "sentiment", "--confg", "x"), 2, ("No such option: --confg", "--config")),
     Case("option without value", words("run", "sentiment", "--config"), 2, ("'--config' requires an argument",)),
     Case("value out of range", words("eval", "run", "--max-rows", "0"), 2, ("'--max-rows'", "or equal to 1")),

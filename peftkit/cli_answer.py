@@ -1,0 +1,67 @@
+"""The commands that answer with adapters: once, in a chat, and over the network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftkit.errors import ConfigError, DataError
+
+answer_app = typer.Typer()
+
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, or of a run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+
+
+@answer_app.command()
+def predict(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[ADAPTER] TEXT...", help="The adapter if --adapter names none, and texts; - reads one a line."
+        ),
+    ],
+    adapters: Annotated[
+        list[Path] | None, typer.Option("--adapter", metavar="ADAPTER", help="An adapter; give it again for several.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Show the base model's answers beside.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer texts with a trained adapter, or with several side by side."""
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    folders, texts = (adapters, words) if adapters else ([Path(words[0])], words[1:])
+    if not texts:
+        raise ConfigError(f"predict got '{words[0]}' and no text; give ADAPTER and then TEXT, or - for standard input")
+    if texts == ["-"]:
+        lines = _standard_input()
+        texts = [line for line in lines if line.strip()]
+        if len(texts) < len(lines):
+            ui.warn(f"{len(lines) - len(texts)} blank lines of standard input were left out")
+    if compare or len(folders) > 1:
+        from peftkit.side_by_side import compare_on_texts, show_side_by_side
+
+        compared = compare_on_texts(folders, texts, base=compare, ui=UI(quiet=True))
+        if as_json:
+            ui.json(compared)
+        else:
+            show_side_by_side(ui, compared)
+        return
+    from peftkit.judge import predict as predict_texts
+
+    answers = predict_texts(folders[0], texts)
+    if as_json:
+        ui.json(answers)
+    for one in answers if not as_json else ():
+        ui.lines(one["answer"])
+
+
+def _standard_input() -> list[str]:
+    try:
+        return [line.rstrip("\r\n") for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not {error.encoding} text; save it in this encoding") from error
