@@ -65,3 +65,38 @@ def _standard_input() -> list[str]:
         return [line.rstrip("\r\n") for line in sys.stdin]
     except UnicodeDecodeError as error:
         raise DataError(f"standard input is not {error.encoding} text; save it in this encoding") from error
+
+
+@answer_app.command()
+def serve(
+    adapters: Annotated[
+        list[Path] | None, typer.Argument(metavar="[ADAPTER]...", help="Folders of adapters, or of runs.")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", metavar="FILE", help="File with the key to ask for; else $PEFTKIT_API_KEY, if set."),
+    ] = None,
+    max_waiting: Annotated[int, typer.Option("--max-waiting", min=0, help="Requests that may wait for a place.")] = 64,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Answers that are generated at once.")] = 8,
+    named: Annotated[
+        list[str] | None, typer.Option("--name", metavar="NAME=FOLDER", help="An adapter under a name of your own.")
+    ] = None,
+) -> None:
+    """Serve adapters and their base model to programs that speak to OpenAI."""
+    from peftkit.serve.server import name_adapters, read_key
+    from peftkit.serve.server import serve as serve_adapters
+    from peftkit.ui import UI
+
+    serve_adapters(
+        name_adapters(adapters or (), named or ()),
+        host=host,
+        port=port,
+        key=read_key(key_file),
+        max_waiting=max_waiting,
+        max_batch=max_batch,
+        ui=UI(),
+    )

@@ -72,7 +72,7 @@ class Trained:
         Args:
             texts: One text each; it stands for the prompt's first column.
         """
-        self.wear()
+        wear(self.model, self.key)
         return self._answer(texts)
 
     def predict_without(self, texts: Sequence[str]) -> list[Answer]:
@@ -80,16 +80,17 @@ class Trained:
         with self.model.disable_adapter():
             return self._answer(texts)
 
-    def wear(self) -> None:
-        """Let the model answer with this adapter, and no other, from now on."""
-        if self.model.active_adapter != self.key:
-            self.model.set_adapter(self.key, inference_mode=True)
-
     def _answer(self, texts: Sequence[str]) -> list[Answer]:
         config = self.passport.config
         room = config.evaluate.max_new_tokens
         examples = [prompt_example(self.encoder, text, room=room) for text in texts]
         return answer_examples(self.model, self.family, self.encoder, examples, config)
+
+
+def wear(model: PeftModel, key: str) -> None:
+    """Let a model answer with one of its adapters, by PEFT's name of it, and with no other from now on."""
+    if model.active_adapter != key:
+        model.set_adapter(key, inference_mode=True)
 
 
 def open_adapter(folder: Path, progress: Callable[[str], None] | None = None) -> Trained:
