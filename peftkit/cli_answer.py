@@ -68,6 +68,35 @@ def _standard_input() -> list[str]:
 
 
 @answer_app.command()
+def chat(
+    adapter: Adapter,
+    others: Annotated[
+        list[Path] | None, typer.Option("--adapter", metavar="ADAPTER", help="Another one, to change to in the chat.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="What is said to the model at the start.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens; 512, or the recipe's.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, max=2, help="How freely words are chosen; 0 takes the likeliest.")
+    ] = 0,
+    base: Annotated[bool, typer.Option("--base", help="Begin with the base model.")] = False,
+) -> None:
+    """Chat with adapters on the terminal."""
+    from peftkit.chat import chat as chat_with
+    from peftkit.side_by_side import adapter_names
+
+    folders = [adapter, *(others or ())]
+    chat_with(
+        dict(zip(adapter_names(folders), folders, strict=True)),
+        system=system,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        base=base,
+    )
+
+
+@answer_app.command()
 def serve(
     adapters: Annotated[
         list[Path] | None, typer.Argument(metavar="[ADAPTER]...", help="Folders of adapters, or of runs.")

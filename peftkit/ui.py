@@ -39,6 +39,20 @@ class UI:
         """Characters that fit on a line of standard output."""
         return self._out.width
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads standard output."""
+        return self._out.is_terminal
+
+    def piece(self, text: str) -> None:
+        """Write a piece of a text at once, and end no line."""
+        self._out.print(Text(_shown(text)), end="", soft_wrap=True)
+
+    def aside(self, text: str) -> None:
+        """Say a line that is no part of the output, on the error stream."""
+        if not self.quiet:
+            _print(self._err, Text(_shown(text), style="dim"))
+
     def stage(self, title: str) -> None:
         """Name the stage that begins."""
         if not self.quiet:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,12 +73,12 @@ class Trained:
         Args:
             texts: One text each; it stands for the prompt's first column.
         """
-        wear(self.model, self.key)
-        return self._answer(texts)
+        with worn(self.model, self.key):
+            return self._answer(texts)
 
     def predict_without(self, texts: Sequence[str]) -> list[Answer]:
         """Answer texts as the recipe asks them, with the base model alone."""
-        with self.model.disable_adapter():
+        with worn(self.model, None):
             return self._answer(texts)
 
     def _answer(self, texts: Sequence[str]) -> list[Answer]:
@@ -91,6 +92,17 @@ def wear(model: PeftModel, key: str) -> None:
     """Let a model answer with one of its adapters, by PEFT's name of it, and with no other from now on."""
     if model.active_adapter != key:
         model.set_adapter(key, inference_mode=True)
+
+
+@contextmanager
+def worn(model: PeftModel, key: str | None) -> Iterator[None]:
+    """Let a model answer with one of its adapters, and no other; without any where there is no name."""
+    if key is None:
+        with model.disable_adapter():
+            yield
+    else:
+        wear(model, key)
+        yield
 
 
 def open_adapter(folder: Path, progress: Callable[[str], None] | None = None) -> Trained:

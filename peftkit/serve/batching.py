@@ -6,12 +6,12 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftkit.adapter.trained import wear
+from peftkit.adapter.trained import worn
 from peftkit.serve.rows import Job, Piece, Rows, can_mix
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Engine:
         rows = Rows(self._model, padding=self._padding, mixed=self.mixed)
         joining: list[Job] = []
         try:
-            with self._worn(key):
+            with nullcontext() if self.mixed else worn(self._model, key):
                 while not self._abandoned:
                     joining = self._admit(rows, key)
                     there = [*rows.jobs, *joining]
@@ -174,18 +174,6 @@ class Engine:
         """Learn how long an answer takes, as a mean in which each new one counts a fifth."""
         for job in ended:
             self._seconds += (time.monotonic() - job.begun - self._seconds) / 5
-
-    @contextmanager
-    def _worn(self, key: str | None) -> Iterator[None]:
-        """Let the model answer with one adapter or none, where rows cannot say it themselves."""
-        if self.mixed:
-            yield
-        elif key is None:
-            with self._model.disable_adapter():
-                yield
-        else:
-            wear(self._model, key)
-            yield
 
 
 def _place(error: BaseException) -> str:

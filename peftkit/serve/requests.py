@@ -126,11 +126,9 @@ class CompletionRequest(_Request):
 
     def prompts(self) -> list[str] | list[list[int]]:
         """Return the prompts, each a text or token ids; most requests have one."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt
+        given: Any = self.prompt
+        alone = isinstance(given, str) or (given and isinstance(given[0], int))
+        return [given] if alone else given
 
 
 Body = TypeVar("Body", bound=_Request)

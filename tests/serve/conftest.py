@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,40 +11,43 @@ import pytest
 import uvicorn
 
 from peftkit.serve.app import make_app
-from peftkit.serve.server import LOOPBACK, take_address, load_service
+from peftkit.serve.server import LOOPBACK, load_service, take_address
 from peftkit.ui import UI
 
 from .adapters import adapter
+from .lively import lively
 
 
 @pytest.fixture(scope="session")
-def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def lively_model(tiny_model: Path) -> Path:
+    return lively(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def adapters(lively_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three adapters of one base: two of a fixed wording, and one for conversations."""
     folder = tmp_path_factory.mktemp("adapters")
     longer = "evaluate.max_new_tokens=24"
+    labels = "task.labels=film,book"
     return {
-        "mood": adapter(tiny_model, folder / "mood", "sentiment", longer, seed=1),
-        "topic": adapter(
-            tiny_model,
-            folder / "topic",
-            "classification",
-            "task.labels=film,book",
-            longer,
-            seed=2,
-            r=8,
-            use_rslora=True,
-        ),
-        "talk": adapter(tiny_model, folder / "talk", "instruct", "task.system=Be brief.", seed=3),
+        "mood": adapter(lively_model, folder / "mood", "sentiment", longer, seed=1),
+        "topic": adapter(lively_model, folder / "topic", "classification", labels, longer, seed=2, r=8, use_rslora=True),
+        "talk": adapter(lively_model, folder / "talk", "instruct", "task.system=Be brief.", seed=3),
     }
 
 
+@pytest.fixture(scope="session")
+def dora(lively_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that PEFT cannot mix with others in one batch."""
+    folder = tmp_path_factory.mktemp("adapters") / "dora"
+    return adapter(lively_model, folder, "instruct", seed=4, use_dora=True)
+
+
 @contextlib.contextmanager
-def running(
-    adapters: dict[str, Path], *, key=None, max_waiting=64, max_batch=8, timeout=60
-) -> Iterator[SimpleNamespace]:
-    """Serve adapters; give the client, the address, the service, and the lines of the log."""
+def running(adapters: dict[str, Path], *, key: str | None = None, **limits: int) -> Iterator[SimpleNamespace]:
+    """Serve adapters; give a client, the address, the service, and the lines of the log."""
     lines: list[str] = []
-    service = load_service(adapters, max_waiting=max_waiting, max_batch=max_batch, ui=UI(quiet=True))
+    service = load_service(adapters, **{"max_waiting": 64, "max_batch": 8, "ui": UI(quiet=True), **limits})
     app = make_app(service, key=key, hosts=LOOPBACK, log=lines.append)
     with take_address("127.0.0.1", 0) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical"))
@@ -52,8 +55,8 @@ def running(
         service.engine.start()
         listening.listen()
         thread.start()
-        address = "http://127.0.0.1:{}".format(listening.getsockname()[1])
-        client = openai.OpenAI(base_url=f"{address}/v1", api_key=key or "none", max_retries=0, timeout=timeout)
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key=key or "none", max_retries=0, timeout=120)
         try:
             yield SimpleNamespace(client=client, address=address, service=service, log=lines)
         finally:
@@ -62,6 +65,11 @@ def running(
             server.should_exit = True
             thread.join()
             service.engine.join()
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., contextlib.AbstractContextManager[SimpleNamespace]]:
+    return running
 
 
 @pytest.fixture(scope="session")
