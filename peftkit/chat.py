@@ -198,7 +198,7 @@ def write_one(model: PeftModel, asking: Asking, ids: list[int], writer: Any, sho
     from peftkit.adapter.trained import worn
     from peftkit.serve.rows import Job, Rows
 
-    rows = Rows(model, padding=int(asking.tokenizer.pad_token_id), mixed=False)
+    rows = Rows(model, padding=int(asking.tokenizer.pad_token_id))
     with torch.inference_mode(), worn(model, asking.key):
         rows.join([Job(ids, asking.key, writer, lambda piece: show(piece.text))])
         while rows.jobs:

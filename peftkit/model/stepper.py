@@ -25,16 +25,13 @@ class Stepper:
         self._cache = cache
 
     @classmethod
-    def read(
-        cls, model: Any, prompts: Sequence[Sequence[int]], padding: int, **more: Any
-    ) -> tuple[Stepper, torch.Tensor]:
+    def read(cls, model: Any, prompts: Sequence[Sequence[int]], padding: int) -> tuple[Stepper, torch.Tensor]:
         """Read prompts, padded on the left.
 
         Args:
             model: As for the class.
             prompts: Token ids of each, at least one.
             padding: Id of the token to pad with.
-            more: More arguments of the model's forward pass, such as PEFT's `adapter_names`.
 
         Returns:
             The stepper, and the logits after each prompt, [rows, vocabulary] in float32.
@@ -46,7 +43,7 @@ class Stepper:
         ids = torch.tensor([[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
         stepper = cls(model, mask)
-        return stepper, stepper(ids, **more)
+        return stepper, stepper(ids)
 
     def __len__(self) -> int:
         return len(self._mask)
@@ -55,7 +52,7 @@ class Stepper:
         """Return a copy that can read on without changing this one."""
         return Stepper(self._model, self._mask, copy.deepcopy(self._cache))
 
-    def __call__(self, ids: torch.Tensor, **more: Any) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Read one more piece of each row, [rows, new tokens]; return the logits after it, [rows, vocabulary]."""
         import torch
 
@@ -70,7 +67,6 @@ class Stepper:
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
-            **more,
         )
         self._cache = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1].float()

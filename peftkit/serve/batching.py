@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftkit.adapter.trained import worn
-from peftkit.serve.rows import Job, Piece, Rows, can_mix
+from peftkit.serve.mixing import Mixer, can_mix
+from peftkit.serve.rows import Job, Piece, Rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,10 +61,10 @@ class Engine:
         # The virtual tokens of a trained prompt must touch the text: no padding, so one row at a time.
         self._max_batch = 1 if model.active_peft_config.is_prompt_learning else max_batch
         self.capacity = self._max_batch + max_waiting
-        self.mixed = can_mix(model)
+        self.mixer = Mixer(model) if can_mix(model) else None
         self._report = report
         self._waiting: list[Job] = []
-        self._running = 0
+        self._admitted: list[Job] = []  # those of the batch that runs
         self._seconds = 1.0  # that an answer has taken lately
         self._stopping = self._abandoned = False
         self._changed = threading.Condition()
@@ -83,7 +84,7 @@ class Engine:
         with self._changed:
             if self._stopping:
                 raise Stopping
-            there = len(self._waiting) + self._running
+            there = len(self._waiting) + self._running()
             if there + len(jobs) > self.capacity:
                 seconds = self._seconds * math.ceil(there / self._max_batch)
                 raise QueueFull(min(max(1, math.ceil(seconds)), _LONGEST_RETRY))
@@ -93,7 +94,11 @@ class Engine:
     def counts(self) -> tuple[int, int]:
         """Return how many answers are generated now, and how many requests wait."""
         with self._changed:
-            return self._running, len(self._waiting)
+            return self._running(), len(self._waiting)
+
+    def _running(self) -> int:
+        """Count the answers that are generated: one that has ended is out before its client knows."""
+        return sum(job.writer.finish is None and not job.cancelled for job in self._admitted)
 
     def stop(self) -> None:
         """Take no more requests, and refuse those that wait; answers that have begun go on to their end."""
@@ -129,28 +134,26 @@ class Engine:
 
     def _generate(self, key: str | None) -> None:
         """Generate a batch until all of its rows have ended, and those that joined."""
-        rows = Rows(self._model, padding=self._padding, mixed=self.mixed)
+        rows = Rows(self._model, padding=self._padding, mixer=self.mixer)
         joining: list[Job] = []
         try:
-            with nullcontext() if self.mixed else worn(self._model, key):
+            with nullcontext() if self.mixer else worn(self._model, key):
                 while not self._abandoned:
                     joining = self._admit(rows, key)
-                    there = [*rows.jobs, *joining]
                     if joining:
                         rows.join(joining)
                     else:
                         rows.step()
                     joining = []
-                    self._learn_from(job for job in there if job not in rows.jobs)
+                    self._learn_from(job for job in self._admitted if job not in rows.jobs)
                     if not rows.jobs:
                         return
         except Exception as error:  # whatever fails in the model must end these requests, and not the server
+            with self._changed:
+                self._admitted = []
             for job in (*rows.jobs, *joining):
                 job.tell(Piece(failure="the model failed on this batch of requests"))
             self._report(f"a batch failed: {type(error).__name__} in {_place(error)}")
-        finally:
-            with self._changed:
-                self._running = 0
 
     def _admit(self, rows: Rows, key: str | None) -> list[Job]:
         """Take requests that go with the batch out of the queue; in their order once it runs."""
@@ -159,13 +162,13 @@ class Engine:
             free = self._max_batch - len(rows.jobs) if rows.may_join else 0
             admitted: list[Job] = []
             for job in self._waiting:
-                goes = self.mixed or job.key == key
+                goes = self.mixer is not None or job.key == key
                 if len(admitted) == free or (rows.jobs and not goes):
                     break
                 if goes:
                     admitted.append(job)
             self._waiting = [job for job in self._waiting if job not in admitted]
-            self._running = len(rows.jobs) + len(admitted)
+            self._admitted = [*rows.jobs, *admitted]
         for job in admitted:
             job.begun = time.monotonic()
         return admitted

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftkit.adapter.trained import wear
 from peftkit.model.stepper import Stepper
+from peftkit.serve.mixing import Mixer
 from peftkit.serve.writing import Finish, Writer
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-
-_BASE = "__base__"  # PEFT's word for no adapter, in `adapter_names`
-_MIXING = ("peft.tuners.lora.layer", "peft.tuners.lora.bnb")  # homes of layers that take `adapter_names`
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,13 @@ class Rows:
     Args:
         model: The base model with its adapters. Where rows cannot be mixed, whoever makes this puts the right one on.
         padding: Id of the token that prompts are padded with.
-        mixed: Whether rows of several adapters, and of the base, may stand side by side (`can_mix`).
+        mixer: Lets rows of several adapters, and of the base, stand side by side; None where they cannot.
     """
 
-    def __init__(self, model: PeftModel, *, padding: int, mixed: bool) -> None:
+    def __init__(self, model: PeftModel, *, padding: int, mixer: Mixer | None = None) -> None:
         self._model = model
         self._padding = padding
-        self._mixed = mixed
+        self._mixer = mixer
         self._stepper: Stepper | None = None
         self._last: list[int] = []  # the token that each row chose last
         self.jobs: list[Job] = []
@@ -80,7 +79,8 @@ class Rows:
 
     def join(self, jobs: Sequence[Job]) -> None:
         """Read the prompts of more answers, choose their first tokens, and take them in."""
-        stepper, logits = Stepper.read(self._model, [job.prompt for job in jobs], self._padding, **self._who(jobs))
+        with self._who(jobs):
+            stepper, logits = Stepper.read(self._model, [job.prompt for job in jobs], self._padding)
         going, last = _write(jobs, logits)
         if not going:
             return
@@ -102,7 +102,8 @@ class Rows:
         if self._stepper is None:
             return
         last = torch.tensor(self._last, device=self._model.device)[:, None]
-        logits = self._stepper(last, **self._who(self.jobs))
+        with self._who(self.jobs):
+            logits = self._stepper(last)
         self._keep(*_write(self.jobs, logits))
 
     def _keep(self, rows: list[int], last: list[int]) -> None:
@@ -114,15 +115,15 @@ class Rows:
         self.jobs = [self.jobs[row] for row in rows]
         self._last = last
 
-    def _who(self, jobs: Sequence[Job]) -> dict[str, Any]:
-        """Say to PEFT which adapter each row has; where all have one, it is put on instead."""
-        if not self._mixed:
-            return {}
+    def _who(self, jobs: Sequence[Job]) -> AbstractContextManager[None]:
+        """Say to PEFT which adapter each row has; where all have one, it is put on instead, which is quicker."""
+        if self._mixer is None:
+            return nullcontext()
         first = jobs[0].key
         if first is not None and all(job.key == first for job in jobs):
             wear(self._model, first)
-            return {}
-        return {"adapter_names": [job.key or _BASE for job in jobs]}
+            return nullcontext()
+        return self._mixer.rows([job.key for job in jobs])
 
 
 def _write(jobs: Sequence[Job], logits: torch.Tensor) -> tuple[list[int], list[int]]:
@@ -136,25 +137,3 @@ def _write(jobs: Sequence[Job], logits: torch.Tensor) -> tuple[list[int], list[i
             going.append(row)
             last.append(token)
     return going, last
-
-
-def can_mix(model: PeftModel) -> bool:
-    """Whether one batch may hold rows of several adapters, by PEFT's `adapter_names`.
-
-    PEFT does this for plain LoRA; not for variants such as DoRA, for layers that were saved as a whole, and for some
-    kinds of quantized layers.
-    """
-    from peft.tuners.lora.layer import LoraLayer, MultiheadAttention, ParamWrapper
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    if model.peft_type != "LORA":
-        return False
-    for module in model.modules():
-        if isinstance(module, AuxiliaryTrainingWrapper | MultiheadAttention | ParamWrapper):
-            return False
-        if isinstance(module, BaseTunerLayer):
-            plain = isinstance(module, LoraLayer) and type(module).__module__ in _MIXING
-            if not plain or module.lora_variant:
-                return False
-    return True

@@ -31,7 +31,9 @@ def adapters(lively_model: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     labels = "task.labels=film,book"
     return {
         "mood": adapter(lively_model, folder / "mood", "sentiment", longer, seed=1),
-        "topic": adapter(lively_model, folder / "topic", "classification", labels, longer, seed=2, r=8, use_rslora=True),
+        "topic": adapter(
+            lively_model, folder / "topic", "classification", labels, longer, seed=2, r=8, use_rslora=True
+        ),
         "talk": adapter(lively_model, folder / "talk", "instruct", "task.system=Be brief.", seed=3),
     }
 

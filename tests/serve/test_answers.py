@@ -142,7 +142,7 @@ def test_32_clients_at_once_get_what_each_would_get_alone(server, adapters, live
             return "".join(piece.choices[0].delta.content or "" for piece in given)
         return given.choices[0].message.content
 
-    assert server.service.engine.mixed
+    assert server.service.engine.mixer is not None
     with concurrent.futures.ThreadPoolExecutor(32) as clients:
         assert list(clients.map(ask, asked)) == expected
     assert server.service.engine.counts() == (0, 0)
@@ -151,7 +151,7 @@ def test_32_clients_at_once_get_what_each_would_get_alone(server, adapters, live
 def test_clients_of_adapters_that_cannot_be_mixed_are_answered_in_groups(serving, adapters, dora, lively_model):
     names = {"dora": dora, "talk": adapters["talk"], BASE: None}
     with serving({"dora": dora, "talk": adapters["talk"]}) as server:
-        assert not server.service.engine.mixed
+        assert server.service.engine.mixer is None
         asked = [(name, f"no. {place}") for place in range(4) for name in names]
         with concurrent.futures.ThreadPoolExecutor(len(asked)) as clients:
             found = list(
