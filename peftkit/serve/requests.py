@@ -64,7 +64,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     model: str
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_tokens: Annotated[int | None, Field(ge=1, lt=2**31)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(ge=0, le=1)] = None
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
@@ -100,7 +100,7 @@ class ChatRequest(_Request):
     """The body of a request to `/v1/chat/completions`."""
 
     messages: Annotated[list[Any], Field(min_length=1)]
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1, lt=2**31)] = None
 
     @property
     def asked_tokens(self) -> int | None:
