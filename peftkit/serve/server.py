@@ -17,6 +17,10 @@ from peftkit.errors import ConfigError, MissingDependencyError, OutputError
 from peftkit.ui import UI
 
 if TYPE_CHECKING:
+    import uvicorn
+
+    from peftkit.serve.batching import Engine
+    from peftkit.serve.gate import Gate
     from peftkit.serve.service import Service
 
 KEY_NAME = "PEFTKIT_API_KEY"
@@ -55,8 +59,6 @@ def serve(
         PeftkitError: An adapter or the base model is not usable, or the adapters cannot share it.
     """
     require_framework()
-    import uvicorn
-
     from peftkit.serve.app import make_app
 
     ui = ui or UI(quiet=True)
@@ -72,22 +74,28 @@ def serve(
 
         app = make_app(service, key=key, hosts=LOOPBACK | {host} if local else None, log=log)
 
-        class Server(uvicorn.Server):
-            """Refuses what waits as soon as it is told to stop."""
-
-            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                service.engine.stop()
-                await super().shutdown(sockets)
-
-        config = uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=_GRACE)
+        server = _make_server(app, service.engine)
         service.engine.start()
         listening.listen()
-        _greet(ui, service, listening)
-        with _signals_end_quietly():
-            Server(config).run(sockets=[listening])
+        with _ended_by_signals(server):
+            _greet(ui, service, listening)
+            server.run(sockets=[listening])
         service.engine.stop()
         service.engine.join()
     ui.say("stopped")
+
+
+def _make_server(app: Gate, engine: Engine) -> uvicorn.Server:
+    """Make a server that says nothing by itself, and refuses what waits as soon as it is told to stop."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            engine.stop()
+            await super().shutdown(sockets)
+
+    # What the server would log of a failure may hold words of a request.
+    return Server(uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=_GRACE))
 
 
 def load_service(adapters: Mapping[str, Path], *, max_waiting: int, max_batch: int, ui: UI) -> Service:
@@ -218,10 +226,13 @@ def _greet(ui: UI, service: Service, listening: socket.socket) -> None:
 
 
 @contextmanager
-def _signals_end_quietly() -> Iterator[None]:
-    """Let the server's own handling of Ctrl-C and SIGTERM be all: afterwards it raises them again."""
-    ends = (signal.SIGINT, signal.SIGTERM)
-    before = {one: signal.signal(one, lambda number, frame: None) for one in ends}
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the server quietly: before its own handling begins, and when it raises them again."""
+
+    def end(number: int, frame: object) -> None:
+        server.should_exit = True
+
+    before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
