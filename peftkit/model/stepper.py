@@ -9,24 +9,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+_KEYS_AND_VALUES = ("PREFIX_TUNING", "CARTRIDGE")  # methods whose trained prompt is a cache, and not embeddings
+
 
 class Stepper:
     """Feeds tokens to a model that remembers what it has read, and returns the logits after the last of them.
 
     Args:
         model: A causal language model in evaluation mode, with or without an adapter.
-        mask: Which places hold tokens, [rows, tokens]; rows are padded on the left.
         cache: What was read before, as the model returned it.
+        mask: Which places of it hold tokens, [rows, tokens]; rows are padded on the left.
     """
 
-    def __init__(self, model: Any, mask: torch.Tensor, cache: Any = None) -> None:
+    def __init__(self, model: Any, cache: Any = None, mask: torch.Tensor | None = None) -> None:
         self._model = model
-        self._mask = mask  # [rows, tokens read so far]
         self._cache = cache
+        self._mask = mask
 
     @classmethod
     def read(cls, model: Any, prompts: Sequence[Sequence[int]], padding: int) -> tuple[Stepper, torch.Tensor]:
         """Read prompts, padded on the left.
+
+        A trained prompt of virtual tokens (prompt tuning and its kin) is read first, once, and with no padding between
+        it and the text. PEFT's own forward pass would read it again at each step.
 
         Args:
             model: As for the class.
@@ -38,35 +43,51 @@ class Stepper:
         """
         import torch
 
-        device = model.device
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        stepper = cls(model, mask)
-        return stepper, stepper(ids)
-
-    def __len__(self) -> int:
-        return len(self._mask)
-
-    def fork(self) -> Stepper:
-        """Return a copy that can read on without changing this one."""
-        return Stepper(self._model, self._mask, copy.deepcopy(self._cache))
+        device, longest = model.device, max(map(len, prompts))
+        blank = [longest - len(prompt) for prompt in prompts]
+        ids = torch.tensor([[padding] * n + list(one) for n, one in zip(blank, prompts, strict=True)], device=device)
+        mask = torch.tensor([[0] * n + [1] * (longest - n) for n in blank], device=device)
+        virtual = _virtual_tokens(model)
+        if not virtual:
+            stepper = cls(model)
+            return stepper, stepper._feed(mask, input_ids=ids)
+        before = torch.ones(len(prompts), virtual, dtype=mask.dtype, device=device)
+        if model.active_peft_config.peft_type in _KEYS_AND_VALUES:
+            stepper = cls(model.base_model, model.get_prompt(len(prompts), max_cache_len=virtual + longest), before)
+            return stepper, stepper._feed(mask, input_ids=ids)
+        trained = model.get_prompt(len(prompts))  # [rows, virtual, hidden]
+        embedded = model.word_embeddings(ids)
+        rows = [
+            torch.cat([row[:n], first.to(row.dtype), row[n:]])
+            for n, row, first in zip(blank, embedded, trained, strict=True)
+        ]
+        shown = [torch.cat([row[:n], first, row[n:]]) for n, row, first in zip(blank, mask, before, strict=True)]
+        stepper = cls(model.base_model)
+        return stepper, stepper._feed(torch.stack(shown), inputs_embeds=torch.stack(rows))
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Read one more piece of each row, [rows, new tokens]; return the logits after it, [rows, vocabulary]."""
         import torch
 
-        seen = self._mask.shape[1] if self._cache is not None else 0
-        if seen:
-            self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=1)
+        return self._feed(torch.ones_like(ids), input_ids=ids)
+
+    def fork(self) -> Stepper:
+        """Return a copy that can read on without changing this one."""
+        return Stepper(self._model, copy.deepcopy(self._cache), self._mask)
+
+    def _feed(self, mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        seen = 0 if self._mask is None else self._mask.shape[1]
+        self._mask = mask if self._mask is None else torch.cat([self._mask, mask], dim=1)
         positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, seen:]
         output = self._model(
-            input_ids=ids,
             attention_mask=self._mask,
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **inputs,
         )
         self._cache = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1].float()
@@ -84,6 +105,7 @@ class Stepper:
         """Forget all rows but these, and the padding that none of them needs."""
         import torch
 
+        assert self._mask is not None
         self._mask = self._mask[list(rows)]
         self._cache.reorder_cache(torch.tensor(list(rows), device=self._mask.device))
         unused = int(self._mask.argmax(1).min())
@@ -97,9 +119,21 @@ class Stepper:
         import torch
         from torch.nn.functional import pad
 
+        assert self._mask is not None
+        assert other._mask is not None
         length = max(self._mask.shape[1], other._mask.shape[1])
         here, there = length - self._mask.shape[1], length - other._mask.shape[1]
         self._mask = torch.cat([pad(self._mask, (here, 0)), pad(other._mask, (there, 0))])
         for mine, theirs in zip(self._cache.layers, other._cache.layers, strict=True):
             mine.keys = torch.cat([pad(mine.keys, (0, 0, here, 0)), pad(theirs.keys, (0, 0, there, 0))])
             mine.values = torch.cat([pad(mine.values, (0, 0, here, 0)), pad(theirs.values, (0, 0, there, 0))])
+
+
+def _virtual_tokens(model: Any) -> int:
+    """Return how many virtual tokens an adapter puts before every text; 0 for methods that change the layers."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel) or model._adapters_disabled:
+        return 0
+    config = model.active_peft_config
+    return int(config.num_virtual_tokens) if config.is_prompt_learning else 0

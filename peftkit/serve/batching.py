@@ -58,9 +58,8 @@ class Engine:
     ) -> None:
         self._model = model
         self._padding = padding
-        # The virtual tokens of a trained prompt must touch the text: no padding, so one row at a time.
-        self._max_batch = 1 if model.active_peft_config.is_prompt_learning else max_batch
-        self.capacity = self._max_batch + max_waiting
+        self._max_batch = max_batch
+        self.capacity = max_batch + max_waiting
         self.mixer = Mixer(model) if can_mix(model) else None
         self._report = report
         self._waiting: list[Job] = []

@@ -1,7 +1,6 @@
 """The engine: who joins a batch when, what is refused, and what ends early."""
 
 import threading
-from types import SimpleNamespace
 
 import pytest
 
@@ -200,10 +199,3 @@ def test_padding_that_nobody_needs_is_given_up(mixable, lively_model):
             rows.step()
     assert rows.jobs == jobs[1:]
     assert rows._stepper._mask.shape == (1, 1 + 6)
-
-
-def test_a_prompt_learning_adapter_gets_batches_of_one():
-    model = SimpleNamespace(
-        active_peft_config=SimpleNamespace(is_prompt_learning=True), peft_type="PROMPT_TUNING", modules=list
-    )
-    assert engine(model, max_batch=8, max_waiting=3).capacity == 4
