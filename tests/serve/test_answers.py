@@ -1,6 +1,8 @@
 """Answers over the network are those of `peftkit predict` and of transformers' own `generate`, alone and in a crowd."""
 
 import concurrent.futures
+import re
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +95,16 @@ def test_a_stream_of_several_completions_keeps_them_apart(server):
     for piece in server.client.completions.create(**ask, stream=True):
         streamed[piece.choices[0].index] += piece.choices[0].text
     assert streamed == whole
+
+
+def test_the_example_of_the_readme(serving, adapters):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.S) if "from openai" in block)
+    with serving({"mails": adapters["mood"]}) as server:
+        names = {}
+        exec(example.replace("http://127.0.0.1:8000", server.address), names)
+    (answer,) = predict(adapters["mood"], ["Where is my parcel?"])
+    assert names["said"].choices[0].message.content.strip() == answer["answer"]
 
 
 def test_a_stop_string_ends_the_answer_before_it(server):
