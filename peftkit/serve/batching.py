@@ -83,6 +83,7 @@ class Engine:
         with self._changed:
             if self._stopping:
                 raise Stopping
+            self._forget_cancelled()
             there = len(self._waiting) + self._running()
             if there + len(jobs) > self.capacity:
                 seconds = self._seconds * math.ceil(there / self._max_batch)
@@ -93,11 +94,15 @@ class Engine:
     def counts(self) -> tuple[int, int]:
         """Return how many answers are generated now, and how many requests wait."""
         with self._changed:
+            self._forget_cancelled()
             return self._running(), len(self._waiting)
 
     def _running(self) -> int:
         """Count the answers that are generated: one that has ended is out before its client knows."""
         return sum(job.writer.finish is None and not job.cancelled for job in self._admitted)
+
+    def _forget_cancelled(self) -> None:
+        self._waiting = [job for job in self._waiting if not job.cancelled]
 
     def stop(self) -> None:
         """Take no more requests, and refuse those that wait; answers that have begun go on to their end."""
@@ -124,7 +129,7 @@ class Engine:
         """Wait for the request that begins a batch; return it, and leave it in its place. None at the end."""
         with self._changed:
             while True:
-                self._waiting = [job for job in self._waiting if not job.cancelled]
+                self._forget_cancelled()
                 if self._waiting:
                     return self._waiting[0]
                 if self._stopping:
@@ -157,7 +162,7 @@ class Engine:
     def _admit(self, rows: Rows, key: str | None) -> list[Job]:
         """Take requests that go with the batch out of the queue; in their order once it runs."""
         with self._changed:
-            self._waiting = [job for job in self._waiting if not job.cancelled]
+            self._forget_cancelled()
             free = self._max_batch - len(rows.jobs) if rows.may_join else 0
             admitted: list[Job] = []
             for job in self._waiting:

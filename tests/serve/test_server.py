@@ -14,8 +14,12 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from peftkit.errors import ConfigError, OutputError
-from peftkit.serve.server import KEY_NAME, name_adapters, read_key, take_address
+from peftkit import pipeline
+from peftkit.errors import AdapterError, ConfigError, OutputError
+from peftkit.serve.server import KEY_NAME, load_service, name_adapters, read_key, take_address
+from peftkit.ui import UI
+
+from ..models import tiny
 
 pytestmark = pytest.mark.xdist_group("serve")
 
@@ -95,6 +99,46 @@ def test_a_client_that_hangs_up_ends_its_answer(serving, adapters, stream):
         assert server.client.completions.create(model="talk", prompt="x", max_tokens=2).choices
         (line,) = [line for line in server.log if line.startswith("499")]
         assert line.startswith("499 /v1/completions lively: the client hung up in ")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_hangs_up_in_the_queue_gives_its_place_back(serving, adapters, stream):
+    with serving({"talk": adapters["talk"]}, max_batch=1, max_waiting=1) as server:
+        runs = server.client.completions.create(**LONG, stream=True)
+        next(iter(runs))
+        connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=60)
+        body = json.dumps(LONG | {"stream": stream})
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        while server.service.engine.counts() != (1, 1):
+            pass
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
+        while server.service.engine.counts() != (1, 0):
+            assert server.service.engine.counts()[0] == 1, "the first answer has ended, so this shows nothing"
+        runs.close()
+
+
+def test_a_body_that_does_not_come_is_408(serving, adapters, monkeypatch):
+    monkeypatch.setattr("peftkit.serve.app._BODY_SECONDS", 0.1)
+    with serving({"talk": adapters["talk"]}) as server:
+        connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=60)
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b'{"model":')
+        assert connection.getresponse().status == 408
+
+
+def test_adapters_that_write_no_text_are_refused(serving, small, tmp_path):
+    words = [*small, f"model.path={tiny('bert')}", "model.quantization=none", "train.max_length=120"]
+    run = pipeline.run("sentiment", words=[*words, "evaluate.max_rows=0"], out=tmp_path / "run").folder
+    with pytest.raises(AdapterError, match=r"gives labels or scores by a head.*`peftkit predict` answers with it"):
+        load_service({"head": run}, max_waiting=1, max_batch=1, ui=UI(quiet=True))
+
+
+def test_an_adapter_cannot_have_the_name_of_its_base(adapters):
+    with pytest.raises(ConfigError, match="an adapter is called 'lively', as its base model is"):
+        load_service({"lively": adapters["talk"]}, max_waiting=1, max_batch=1, ui=UI(quiet=True))
 
 
 def outside(*words, **environment):
