@@ -105,6 +105,27 @@ def test_where_adapters_cannot_be_mixed_a_batch_takes_its_own_and_overtakes_nobo
     assert ended == [0, 2, 1, 4, 3]
 
 
+def test_a_late_one_of_the_running_adapter_does_not_overtake_another(unmixable, lively_model):
+    one = engine(unmixable)
+    other, late = Asked(lively_model, "other", "adapter_0001", 3), Asked(lively_model, "late", "default", 3)
+
+    sent, ended = [], []
+
+    def send(job):
+        if len(job.writer.tokens) >= 3 and not sent:
+            sent.append(True)
+            one.submit([other, late])
+
+    first = Asked(lively_model, "first", "default", 30, send)
+    late.gate = lambda job: ended.append(other.done.is_set())
+    one.start()
+    one.submit([first])
+    assert late.done.wait(60)
+    finish(one)
+    assert ended
+    assert all(ended)
+
+
 @pytest.mark.parametrize(("name", "expected"), [("mixable", True), ("unmixable", False)])
 def test_what_can_be_mixed(name, expected, request):
     assert can_mix(request.getfixturevalue(name)) is expected
@@ -152,7 +173,7 @@ def test_stopping_refuses_what_waits_and_lets_what_runs_end(mixable, lively_mode
     waits = Asked(lively_model, "waits", None, 5)
 
     def stop(job):
-        if len(job.writer.tokens) == 4:
+        if len(job.writer.tokens) >= 4 and not waits.done.is_set():
             one.submit([waits])
             one.stop()
 

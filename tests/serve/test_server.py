@@ -93,9 +93,11 @@ def test_a_client_that_hangs_up_ends_its_answer(serving, adapters, stream):
         if stream:
             assert connection.getresponse().read(6) == b"data: "
         begun(server)
+        (job,) = server.service.engine._admitted
         connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
         begun(server, 0)
+        assert (job.cancelled, job.writer.finish) == (True, None)  # it did not just come to its own end
         assert server.client.completions.create(model="talk", prompt="x", max_tokens=2).choices
         (line,) = [line for line in server.log if line.startswith("499")]
         assert line.startswith("499 /v1/completions lively: the client hung up in ")
@@ -111,10 +113,12 @@ def test_a_client_that_hangs_up_in_the_queue_gives_its_place_back(serving, adapt
         connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
         while server.service.engine.counts() != (1, 1):
             pass
+        (first,), (waits,) = server.service.engine._admitted, server.service.engine._waiting
         connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
         while server.service.engine.counts() != (1, 0):
-            assert server.service.engine.counts()[0] == 1, "the first answer has ended, so this shows nothing"
+            assert first.writer.finish is None
+        assert waits.writer.tokens == []
         runs.close()
 
 
