@@ -21,7 +21,7 @@ def predict(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[ADAPTER] TEXT...", help="The adapter if --adapter names none, and texts; - reads one a line."
+            metavar="[ADAPTER] TEXT", help="The adapter if --adapter names none, and texts; - reads one a line."
         ),
     ],
     adapters: Annotated[
@@ -99,7 +99,7 @@ def chat(
 @answer_app.command()
 def serve(
     adapters: Annotated[
-        list[Path] | None, typer.Argument(metavar="[ADAPTER]...", help="Folders of adapters, or of runs.")
+        list[Path] | None, typer.Argument(metavar="ADAPTER", help="Folders of adapters, or of runs.")
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[

@@ -20,7 +20,7 @@ from peftkit.serve.gate import Gate
 from peftkit.serve.requests import ChatRequest, CompletionRequest, parse
 from peftkit.serve.service import Answers, Service
 
-LARGEST_BODY = 4 * 2**20
+LARGEST_BODY = 2 * 2**20
 """Bytes of a request's body: more than any model here reads."""
 _BODY_SECONDS = 30.0  # within which the body of a request must have come
 _GONE = 499  # a client that hung up sees no status; this one is for the log
