@@ -51,6 +51,10 @@ class Engine:
         max_batch: Most answers at once.
         max_waiting: Most requests that wait beside those.
         report: Told what went wrong, without any text of a request.
+
+    Attributes:
+        capacity: How many requests there may be, generated and waiting.
+        mixer: Mixes adapters in one batch; None where PEFT cannot.
     """
 
     def __init__(
@@ -156,7 +160,8 @@ class Engine:
             with self._changed:
                 self._admitted = []
             for job in (*rows.jobs, *joining):
-                job.tell(Piece(failure="the model failed on this batch of requests"))
+                if job.writer.finish is None:
+                    job.tell(Piece(failure="the model failed on this batch of requests"))
             self._report(f"a batch failed: {type(error).__name__} in {_place(error)}")
 
     def _admit(self, rows: Rows, key: str | None) -> list[Job]:
