@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from peftkit.cli_adapters import adapters_app
-from peftkit.cli_export import export_app
 from peftkit.cli_answer import answer_app
+from peftkit.cli_export import export_app
 from peftkit.cli_merge import merge_app
 from peftkit.cli_share import share_app
 from peftkit.errors import PeftkitError

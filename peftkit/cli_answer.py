@@ -114,11 +114,22 @@ def serve(
     named: Annotated[
         list[str] | None, typer.Option("--name", metavar="NAME=FOLDER", help="An adapter under a name of your own.")
     ] = None,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print how vLLM, llama.cpp and SGLang serve the adapter, and serve nothing.")
+    ] = False,
 ) -> None:
     """Serve adapters and their base model to programs that speak to OpenAI."""
+    from peftkit.ui import UI
+
+    if only_print:
+        from peftkit.export.commands import show_commands
+
+        if named or len(adapters or ()) != 1:
+            raise ConfigError("--print is for one adapter; give its folder and no --name")
+        show_commands(UI(), (adapters or [])[0], port=port)
+        return
     from peftkit.serve.server import name_adapters, read_key
     from peftkit.serve.server import serve as serve_adapters
-    from peftkit.ui import UI
 
     serve_adapters(
         name_adapters(adapters or (), named or ()),

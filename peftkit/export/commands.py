@@ -10,9 +10,10 @@ from pathlib import Path
 
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
 from peftkit.errors import AdapterError, ConfigError
-from peftkit.export.readers import VLLM_RANKS, Facts, Verdict, judge_facts, read_facts
+from peftkit.export.readers import READERS, VLLM_RANKS, Facts, Verdict, judge_facts, read_facts
 from peftkit.merge.given import adapter_folder, adapter_name
 from peftkit.model.convert import EMBEDDED
+from peftkit.ui import UI
 
 SERVERS = ("vllm", "llama.cpp", "sglang")
 """The programs whose command lines are given, as `peftkit.export.readers.READERS` names them."""
@@ -70,6 +71,23 @@ def serving_commands(
         notes = (*verdict.problems, *(own.notes if line else ()))
         found.append(Serving(server, tuple(map(tuple, steps)), tuple(line), own.name, notes))
     return found
+
+
+def show_commands(ui: UI, adapter: Path, *, port: int = _PORT) -> None:
+    """Show how other programs serve an adapter, as lines for a shell.
+
+    Args:
+        ui: Where.
+        adapter: As for `serving_commands`.
+        port: Where they listen.
+    """
+    for one in serving_commands(adapter, port=port):
+        ui.lines(f"# {READERS[one.reader]}" + ("" if one.server else ": cannot serve it"))
+        for note in one.notes:
+            ui.lines(f"#   {note}")
+        for line in one.lines:
+            ui.lines(line)
+        ui.lines("")
 
 
 @dataclass(frozen=True)

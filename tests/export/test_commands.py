@@ -1,11 +1,13 @@
 """`peftkit export` on the command line."""
 
 import json
+import shlex
 
 import pytest
 from typer.testing import CliRunner
 
 from peftkit.cli import app
+from peftkit.errors import ConfigError
 
 from .bases import adapter, base
 
@@ -57,3 +59,15 @@ def test_mistakes_get_one_sentence(words, code, message, tmp_path, monkeypatch):
     assert message in str(done.exception)
     assert done.exception.exit_code == code
     assert not list(tmp_path.iterdir())
+
+
+def test_the_commands_of_servers_are_lines_for_a_shell(tmp_path):
+    folder = adapter("llama")
+    done = run(app, ["serve", str(folder), "--print", "--port", "8123"])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    commands = [shlex.split(line) for line in lines if line and not line.startswith("#")]
+    assert [one[0] for one in commands if "8123" in one] == ["vllm", "llama-server", "python"]
+    assert all(str(base("llama")) in one for one in commands if one[0] in ("vllm", "python"))
+    refused = run(app, ["serve", str(folder), str(folder), "--print"])
+    assert isinstance(refused.exception, ConfigError)
