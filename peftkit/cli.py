@@ -12,6 +12,7 @@ from peftkit.cli_adapters import adapters_app
 from peftkit.cli_answer import answer_app
 from peftkit.cli_export import export_app
 from peftkit.cli_merge import merge_app
+from peftkit.cli_pack import pack_app
 from peftkit.cli_share import share_app
 from peftkit.errors import PeftkitError
 
@@ -31,6 +32,7 @@ app.add_typer(merge_app)
 app.add_typer(adapters_app)
 app.add_typer(share_app)
 app.add_typer(export_app)
+app.add_typer(pack_app)
 
 INTERRUPTED = 130  # what typer leaves with after Ctrl-C
 

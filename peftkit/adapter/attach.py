@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from peftkit.adapter.int8_file import INT8_TYPE, unpack_int8
 from peftkit.adapter.lora_start import Batches, as_plain_lora, prepare_base, start_lora
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.peft_config import peft_config, require_fitting
+from peftkit.adapter.peft_file import read_peft_settings, require_ranks_in
 from peftkit.config import AdapterConfig, ModelConfig
 from peftkit.errors import AdapterError, ConfigError, ModelError, first_line
 from peftkit.model.head import head_modules
@@ -247,17 +247,16 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Read the two files of an adapter: PEFT's configuration, and the tensors by their names; integers become float32.
 
     Raises:
-        AdapterError: A file is absent or damaged.
+        AdapterError: A file is absent or damaged, or says what no adapter needs (`peftkit.adapter.peft_file`).
     """
     try:
-        settings = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
+        settings = read_peft_settings(folder / PEFT_CONFIG)
         state = read_tensors(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise AdapterError(f"'{folder}' is no adapter: it has no {Path(error.filename or WEIGHTS).name}") from error
     except (OSError, ValueError, ModelError) as error:
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
-    if not isinstance(settings, dict):
-        raise AdapterError(f"the adapter in '{folder}' is damaged: {PEFT_CONFIG} holds no settings")
+    require_ranks_in(settings, max((side for one in state.values() for side in one.shape), default=0), folder)
     if settings.get("peft_type") == INT8_TYPE:
         state, settings = unpack_int8(folder, state, settings)
     return settings, state

@@ -137,7 +137,7 @@ def test_a_file_that_was_cut_off_is_an_adapter_error(run, saved):
         ({"target_modules": ["no_such_layer"]}, "does not fit the base model"),
         ({"target_modules": ["q_proj"]}, "has no place for"),
         ({"r": -1}, "does not fit the base model"),
-        ({"r": "four"}, "does not fit the base model"),
+        ({"r": "four"}, "has r='four', which is no size"),
         ({"r": 2}, "another shape"),
     ],
 )

@@ -148,7 +148,7 @@ COMBINE = [
     Case("cut weights", changed(cut(WEIGHTS, 500)), 5, ("bb' is damaged",)),
     Case("broken settings", changed(replace_text("adapter_config.json", "{")), 5, ("bb' is damaged",)),
     Case("no rank", with_settings(r=None), 5, ("has r=None", "adapter_config.json is damaged")),
-    Case("alpha as text", with_settings(lora_alpha="8"), 5, ("has lora_alpha=8", "is damaged")),
+    Case("alpha as text", with_settings(lora_alpha="8"), 5, ("has lora_alpha='8'", "is damaged")),
 ]
 
 

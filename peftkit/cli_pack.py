@@ -1,0 +1,50 @@
+"""The commands that make one file of an adapter, take it apart, sign it and verify it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+pack_app = typer.Typer()
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+
+
+@pack_app.command()
+def pack(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, or of a run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.peft.zip", help="File to write.")],
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="bf16 halves float32, and is checked; float32 keeps all numbers as they are.")
+    ] = "bf16",
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="The base model to check with, if not the named one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Pack an adapter into one file to share: half the size, the same bytes everywhere, nothing private."""
+    from peftkit.share.pack import pack as pack_adapter
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    report = pack_adapter(adapter, out, dtype=dtype, base=base, ui=ui)
+    if as_json:
+        ui.json(report)
+
+
+@pack_app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE.peft.zip", help="A packed adapter, from anybody.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    as_json: Json = False,
+) -> None:
+    """Unpack an adapter into a new folder; a file that is dangerous or damaged leaves nothing."""
+    from peftkit.share.unpack import unpack as unpack_adapter
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    report = unpack_adapter(file, out, ui=ui)
+    if as_json:
+        ui.json(report)

@@ -1,0 +1,147 @@
+"""An adapter's files as they can be shared: what older readers take, without places and secrets of this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapter.attach import PEFT_CONFIG
+from peftkit.adapter.passport import PASSPORT, Passport
+from peftkit.errors import AdapterError
+from peftkit.share.archive import CARD, TOKENIZER_FILES
+from peftkit.share.secrets import secrets_in, texts_of, without_folders
+
+MOST_TEXT = 1 << 26
+"""Bytes of one of the smaller files: 64 MiB, four times the largest vocabulary there is."""
+_NOT_SHARED = ("auto_mapping", "peft_version")  # the former imports a module; the latter is new in PEFT 0.18
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
+_BINARY = (".model",)
+
+
+def portable_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Leave out of PEFT's settings what says nothing, so that older readers do not meet words that they do not know.
+
+    What is null, or off as it is by default, is left out: so are all settings that came since PEFT 0.17 unless they
+    are used. The rest stays.
+
+    Args:
+        settings: The content of an `adapter_config.json`.
+
+    Returns:
+        The settings that stay, without places of this machine, and the names of those that this PEFT does not know.
+    """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(settings.get("peft_type"))
+    known = {one.name: _default(one) for one in dataclasses.fields(kind)} if kind else {}
+    kept = {
+        name: value
+        for name, value in settings.items()
+        if value is not None and name not in _NOT_SHARED and (value or value != known.get(name))
+    }
+    unknown = sorted(kept.keys() - known.keys()) if known else []
+    shared: dict[str, Any] = without_folders(kept)
+    return shared, unknown
+
+
+def _default(one: dataclasses.Field[Any]) -> Any:
+    return one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+
+
+def portable_passport(passport: Passport) -> Passport:
+    """Return a passport that says of folders only what they are called."""
+    return Passport.model_validate_json(json.dumps(without_folders(json.loads(passport.model_dump_json()))))
+
+
+def card_of(folder: Path, passport: Passport | None) -> str | None:
+    """Return an adapter's card: its own; None for one that peftkit would write anew, or where there is none."""
+    from peftkit.adapter.card import write_card
+
+    if not (folder / CARD).is_file():
+        return None
+    own = read_text(folder / CARD)
+    if passport is None:
+        return own
+    with tempfile.TemporaryDirectory() as scratch:
+        write_card(Path(scratch), passport)
+        return None if read_text(Path(scratch) / CARD) == own else own
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Return the files of a tokenizer beside an adapter, by name; in those that hold settings, paths are shortened."""
+    found: dict[str, bytes] = {}
+    for name in TOKENIZER_FILES:
+        if not (folder / name).is_file():
+            continue
+        if name.endswith(_BINARY):
+            found[name] = _read(folder / name)
+            continue
+        text = read_text(folder / name)
+        if name.endswith(".json") and name not in _VOCABULARIES:
+            try:
+                text = json.dumps(without_folders(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
+            except (ValueError, RecursionError) as error:
+                raise AdapterError(f"'{folder / name}' is no JSON; mend it, or take it out") from error
+        found[name] = text.encode()
+    return found
+
+
+def require_no_secrets(files: Mapping[str, bytes], where: Path) -> None:
+    """Refuse files that hold keys, mail addresses, passwords or folders of a person.
+
+    A vocabulary is made of pieces of many texts and is not looked into.
+
+    Args:
+        files: Contents by name.
+        where: The adapter's folder.
+
+    Raises:
+        AdapterError: One does; the message names file and place, and not the value.
+    """
+    for name, content in files.items():
+        if name in _VOCABULARIES or name.endswith(_BINARY):
+            continue
+        text = content.decode("utf-8")
+        parts = texts_of(json.loads(text)) if name.endswith(".json") else _lines(text)
+        for place, part in parts:
+            if kinds := secrets_in(part):
+                raise AdapterError(
+                    f"'{where}' is not packed: {name} holds what looks like a {kinds[0]} ({place}); take it out of "
+                    f"'{where / name}'"
+                )
+
+
+def _lines(text: str) -> list[tuple[str, str]]:
+    return [(f"line {number}", line) for number, line in enumerate(text.splitlines(), 1)]
+
+
+def read_text(file: Path) -> str:
+    """Read one of an adapter's smaller files.
+
+    Raises:
+        AdapterError: It is too large, cannot be read, or is no UTF-8.
+    """
+    try:
+        return _read(file).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise AdapterError(f"'{file}' is no UTF-8 text; save it as such, or take it out") from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        if file.stat().st_size > MOST_TEXT:
+            raise AdapterError(f"'{file}' has more than {MOST_TEXT} bytes and is not shared; take it out")
+        return file.read_bytes()
+    except OSError as error:
+        raise AdapterError(f"'{file}' cannot be read: {error.strerror}") from error
+
+
+def shared_names(folder: Path) -> list[str]:
+    """Return the names of what stands in an adapter's folder and is not shared."""
+    from peftkit.share.archive import NAMES
+
+    return sorted(one.name for one in folder.iterdir() if one.name not in (*NAMES, PEFT_CONFIG, PASSPORT))
