@@ -77,11 +77,27 @@ def merge(
 
 @merge_app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="MERGED", help="Folder of a merged model.")],
-    adapters: Annotated[
-        list[str], typer.Option("--adapter", metavar="ADAPTER[:WEIGHT]", help="What was merged; several in turn.")
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MERGED|ADAPTER|PACK", help="A merged model, with --adapter; or what was signed: --key."
+        ),
     ],
-    base: Base = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", metavar="ADAPTER[:WEIGHT]", help="What was merged; several in turn."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="PUBLIC.pem", help="The signer's public key, of a signature.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help="The base model: of a merge if not the named one; of a signature to compare.",
+        ),
+    ] = None,
     onto: Annotated[
         str | None,
         typer.Option("--onto", metavar="original|trained", help="What it was merged onto, if merge.json does not say."),
@@ -89,17 +105,32 @@ def verify(
     rows: Rows = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that a merged model is what its base and adapters make."""
+    """Prove a merged model (--adapter), or that an adapter or pack is what was signed (--key).
+
+    With --adapter, a merged model is compared with what base and adapters make. With --key, the signature of an
+    adapter or pack is verified: every file as it was signed, none added; with --base also that it belongs to a model.
+    """
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    if (key is None) == (not adapters):
+        raise ConfigError("verify needs --adapter for a merged model, or --key for a signature, and not both")
+    if key is not None:
+        from peftkit.share.sign import verify_signature
+
+        if onto is not None or rows is not None:
+            raise ConfigError("--onto and --rows are for a merged model, with --adapter; leave them out beside --key")
+        report = verify_signature(folder, key, base=base, ui=ui)
+        if as_json:
+            ui.json(report)
+        return
     from peftkit.merge.given import Weighted
     from peftkit.merge.merge import ROWS
     from peftkit.merge.merge import verify as verify_merge
     from peftkit.merge.screen import show_proof
-    from peftkit.ui import UI
 
-    ui = UI(as_json=as_json)
-    proof = verify_merge(
-        folder, [Weighted.parse(word) for word in adapters], base=base, onto=_onto(onto), rows=rows or ROWS, ui=ui
-    )
+    words = [Weighted.parse(word) for word in adapters or ()]
+    proof = verify_merge(folder, words, base=base, onto=_onto(onto), rows=rows or ROWS, ui=ui)
     if as_json:
         ui.json(proof)
     else:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from peftkit.errors import ConfigError
+
 pack_app = typer.Typer()
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
@@ -46,5 +48,32 @@ def unpack(
 
     ui = UI(as_json=as_json)
     report = unpack_adapter(file, out, ui=ui)
+    if as_json:
+        ui.json(report)
+
+
+@pack_app.command()
+def sign(
+    what: Annotated[
+        Path | None, typer.Argument(metavar="[ADAPTER|PACK]", help="Folder of an adapter or run, or a packed one.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="PRIVATE.pem", help="Your private key.")] = None,
+    make_key: Annotated[
+        Path | None,
+        typer.Option("--new-key", metavar="FILE.pem", help="Make a pair of keys first; nothing is replaced."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign an adapter or a pack, so that others can verify every file of it with your public key."""
+    from peftkit.share.sign import new_key
+    from peftkit.share.sign import sign as sign_adapter
+    from peftkit.ui import UI
+
+    if (key is None) == (make_key is None) or (what is None and make_key is None):
+        raise ConfigError("sign needs what to sign and --key PRIVATE.pem; make a key with: peftkit sign --new-key FILE")
+    ui = UI(as_json=as_json)
+    report = {} if make_key is None else {"public_key": str(new_key(make_key, ui=ui))}
+    if what is not None:
+        report |= sign_adapter(what, key or make_key or Path(), ui=ui)
     if as_json:
         ui.json(report)

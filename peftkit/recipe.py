@@ -107,6 +107,17 @@ def load_recipe(name: str) -> Recipe:
     return _load(found[name])
 
 
+def load_installed_recipe(name: str) -> Recipe:
+    """Return the installed recipe of a name that an adapter gives, which may be anybody's: a file is not run for it.
+
+    Raises:
+        ConfigError: There is no such recipe, or it is given by its path.
+    """
+    if name.endswith(".py") or "/" in name:
+        raise ConfigError(f"the adapter was trained with the recipe file '{name}', which is not run for an adapter")
+    return load_recipe(name)
+
+
 def list_recipes() -> Listing:
     """Load every registered recipe; one that fails is named with its reason and stops no other."""
     recipes: dict[str, Recipe] = {}

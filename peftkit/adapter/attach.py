@@ -154,11 +154,12 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 
     Raises:
         AdapterError: A file is absent or damaged, the method is none that can be loaded, or tensors are missing, left
-            over, or of another shape.
+            over, of another shape, or hold values that are not finite.
     """
     from peft import get_peft_model
 
     written, state = read_files(folder)
+    require_finite(state, folder)
     settings = saved_settings(written, folder)
     name = str(settings.peft_type.value)
     if trainable and name in ("P_TUNING", "PREFIX_TUNING"):
@@ -260,6 +261,18 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if settings.get("peft_type") == INT8_TYPE:
         state, settings = unpack_int8(folder, state, settings)
     return settings, state
+
+
+def require_finite(state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Refuse an adapter that holds values that are not finite.
+
+    Raises:
+        AdapterError: It does.
+    """
+    for name, tensor in state.items():
+        # Floats of 8 bits know no isfinite.
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+            raise AdapterError(f"'{name}' in '{folder}' has values that are not finite; the training went wrong")
 
 
 def require_same(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -22,6 +22,8 @@ from peftkit.model.licence import Licence
 from peftkit.rundir import write_text
 
 PASSPORT = "peftkit.json"
+MOST_BYTES = 1 << 24
+"""Bytes of a passport that is read: many times those of the longest chat template."""
 
 
 class _Part(BaseModel):
@@ -124,6 +126,8 @@ def read_passport(folder: Path) -> Passport:
         hint = f"; did you mean '{inside}'?" if (inside / PASSPORT).is_file() else "; peftkit wrote no adapter there"
         raise AdapterError(f"'{folder}' has no passport ({PASSPORT}){hint}")
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise AdapterError(f"the passport '{path}' has more than {MOST_BYTES} bytes; fetch the adapter again")
         content = path.read_bytes()
         _require_known_version(path, content)
         passport = Passport.model_validate_json(content)

@@ -216,7 +216,7 @@ def _require_known_library(path: Path, value: Any) -> None:
     library = value.get("parent_library") if isinstance(value, dict) else value
     known = isinstance(library, str) and library.split(".")[0] in _IMPORTED_FROM
     if not (known or (isinstance(value, dict) and library is None)):
-        raise _refused(path, f"has auto_mapping, by which {_shown(library)} would be imported; take it out")
+        raise _refused(path, f"has auto_mapping, by which {_shown(library)} would be imported")
 
 
 def _require_few_layers(path: Path, value: Any) -> None:

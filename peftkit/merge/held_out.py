@@ -13,7 +13,7 @@ from peftkit.data.examples import Example, RowEncoder
 from peftkit.errors import PeftkitError
 from peftkit.merge.inputs import Inputs
 from peftkit.model.load import Source, load_tokenizer
-from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe import Recipe, load_installed_recipe
 from peftkit.ui import UI
 
 SPLITS = ("validation", "test")
@@ -67,7 +67,7 @@ def _of_run(inputs: Inputs, ui: UI) -> HeldOut:
     template = passport.tokenizer.template
     tokenizer.chat_template = None if template == PLAIN_TEMPLATE else template
     encoder = make_encoder(inputs.family, tokenizer, config)
-    recipe = load_recipe(config.recipe)
+    recipe = load_installed_recipe(config.recipe)
     data = prepare_data(config, read_data(config, recipe), encoder)
     if data.report["source"] != passport.data["source"]:
         ui.warn("the data have changed since the run; the rows that the merge is judged on are not the run's own")

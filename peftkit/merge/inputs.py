@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.adapter.attach import read_files, saved_settings
+from peftkit.adapter.attach import read_files, require_finite, saved_settings
 from peftkit.adapter.passport import PASSPORT, Passport, describe_difference, read_passport
 from peftkit.config import ModelConfig
 from peftkit.errors import AdapterError, ModelError
@@ -125,9 +125,7 @@ def _open(folder: Path, weight: float) -> Given:
     folder = adapter_folder(folder)
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
     written, state = read_files(folder)
-    for name, tensor in state.items():
-        if not tensor.isfinite().all():
-            raise AdapterError(f"'{name}' in '{folder}' has values that are not finite; the training went wrong")
+    require_finite(state, folder)
     return Given(folder, weight, saved_settings(written, folder), state, passport)
 
 

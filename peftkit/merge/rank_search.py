@@ -114,11 +114,11 @@ def _texts(trained: Trained, ui: UI) -> tuple[list[Example], str]:
     from peftkit.data.documentation import documented
     from peftkit.data.prepare import prepare_data
     from peftkit.data.read import read_data
-    from peftkit.recipe import load_recipe
+    from peftkit.recipe import load_installed_recipe
 
     config = trained.passport.config
     try:
-        data = prepare_data(config, read_data(config, load_recipe(config.recipe)), trained.encoder)
+        data = prepare_data(config, read_data(config, load_installed_recipe(config.recipe)), trained.encoder)
         held_out = [*data.test, *data.validation][:EXAMPLES]
         reason = "it held out none"
     except (PeftkitError, OSError) as error:

@@ -23,7 +23,9 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 BLOCK = 1 << 22
 """Bytes that are read at once where a whole tensor is not needed."""
-_MAX_HEADER = 100_000_000
+_MAX_HEADER = 1 << 24  # room for 100,000 tensors; a larger one would take more memory than the weights
+_MAX_SIDE = 1 << 40
+_MAX_SIDES = 8
 _TORCH_NAMES = {
     "F64": "float64",
     "F32": "float32",
@@ -38,6 +40,9 @@ _TORCH_NAMES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2} | dict.fromkeys(
+    ("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,8 @@ def read_weight_file(path: Path) -> WeightFile:
         ModelError: It is no safetensors file, or is damaged.
     """
     damaged = f"'{path}' is not a safetensors file, or is damaged; fetch it again"
+    if path.exists() and not path.is_file():
+        raise ModelError(f"'{path}' is no plain file; fetch it again")
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -169,19 +176,35 @@ def read_weight_file(path: Path) -> WeightFile:
             text = stream.read(length)
             if len(text) < length:
                 raise ModelError(f"'{path}' ends before its header does; fetch it again")
-        header: dict[str, Any] = json.loads(text)
-        header.pop("__metadata__", None)
+        header = json.loads(text, object_pairs_hook=_table)
+        _require_texts(header.pop("__metadata__", {}))
         tensors = sorted(_tensors(path, header, 8 + length), key=lambda tensor: (tensor.start, tensor.size))
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(damaged) from error
     end = 8 + length
     for tensor in tensors:
-        if tensor.start != end or tensor.size < 0:
+        if tensor.start != end:
             raise ModelError(damaged)
         end += tensor.size
     if end > path.stat().st_size:
-        raise ModelError(f"'{path}' ends before its tensor '{tensors[-1].name}' does; fetch it again")
+        last = f"its tensor '{tensors[-1].name}'" if tensors else "its header"
+        raise ModelError(f"'{path}' ends before {last} does; fetch it again")
+    if end < path.stat().st_size:
+        raise ModelError(f"'{path}' holds bytes that belong to no tensor; fetch it again")
     return WeightFile(path, struct.pack("<Q", length) + text, tuple(tensors))
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a table of the header, if each name stands in it once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands in the header twice")
+    return found
+
+
+def _require_texts(metadata: Any) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(one, str) for one in metadata.values()):
+        raise ValueError("the metadata are no table of texts")
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -190,16 +213,24 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: It is no safetensors file, or is damaged.
     """
+    tensors = read_weight_file(path).tensors
     with path.open("rb") as stream:
-        return {
-            one.name: one.read_rows(stream, 0, one.rows).reshape(one.shape) for one in read_weight_file(path).tensors
-        }
+        return {one.name: one.read_rows(stream, 0, one.rows).reshape(one.shape) for one in tensors}
 
 
 def _tensors(path: Path, header: dict[str, Any], data: int) -> Iterator[StoredTensor]:
+    """Give the tensors of a header, whose dtype, shape and bytes go together."""
     for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        yield StoredTensor(name, path, str(entry["dtype"]), tuple(entry["shape"]), data + begin, end - begin)
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        begin, end = offsets
+        numbers = [*shape, begin, end]
+        if not isinstance(dtype, str) or len(entry) != 3 or any(type(one) is not int for one in numbers):
+            raise TypeError("a tensor is described by other things than dtype, shape and place")
+        if min(numbers) < 0 or begin > end or max(shape, default=0) > _MAX_SIDE or len(shape) > _MAX_SIDES:
+            raise ValueError("a shape or place is impossible")
+        if dtype in _BYTES and math.prod(shape) * _BYTES[dtype] != end - begin:
+            raise ValueError("a tensor has another number of bytes than its shape takes")
+        yield StoredTensor(name, path, dtype, tuple(shape), data + begin, end - begin)
 
 
 def format_name(dtype: torch.dtype) -> str:

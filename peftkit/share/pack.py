@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files, write_files
+from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files, require_finite, write_files
 from peftkit.adapter.card import write_card
 from peftkit.adapter.int8_file import INT8_METADATA, INT8_TYPE
 from peftkit.adapter.passport import PASSPORT, file_hash, read_passport, write_passport
@@ -61,10 +61,9 @@ def pack(
     _require_usable(out, dtype)
     folder = adapter_folder(adapter)
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
-    read_files(folder)  # refuses what is damaged
+    require_finite(read_files(folder)[1], folder)
     settings = read_peft_settings(folder / PEFT_CONFIG)
     stored = read_tensors(folder / WEIGHTS)
-    _require_finite(folder, stored)
     warnings = []
     of_base = base_weights_in(folder, stored, base)
     if of_base:
@@ -112,15 +111,6 @@ def _require_usable(out: Path, dtype: str) -> None:
     if not out.name.endswith(ENDING):
         raise OutputError(f"'{out}' must end in {ENDING}, so that it is known for what it is")
     require_new(out)
-
-
-def _require_finite(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
-            raise AdapterError(
-                f"the adapter in '{folder}' holds values that are not finite in '{name}'; its training failed, or it "
-                "is damaged"
-            )
 
 
 def _checked(

@@ -1,0 +1,39 @@
+"""Hostile files are opened in a process of their own, with little memory and under watch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+MEMORY = 300 * 10**6
+"""Bytes that the whole process may hold at its peak, Python and libraries among them."""
+SCRIPT = Path(__file__).with_name("refuse.py")
+
+
+def refused(what: str, cases: Iterable[tuple[str, Path]], folder: Path, first: Iterable[Path] = (), room: int = 10**9):
+    """Open files, and give for each name how it ended.
+
+    Args:
+        what: A function of `refuse.py`.
+        cases: Names and paths.
+        folder: Where the job is; nothing may be written outside it.
+        first: Good files to open before, so that what is imported then is no part of the cases.
+        room: Bytes of addresses, which are more than those of memory.
+    """
+    out = folder / "ended.json"
+    job = folder / "job.json"
+    job.write_text(
+        json.dumps(
+            {
+                "what": what,
+                "cases": [(name, str(path)) for name, path in cases],
+                "first": [str(path) for path in first],
+                "bytes": room,
+                "out": str(out),
+            }
+        )
+    )
+    done = subprocess.run([sys.executable, SCRIPT, job], capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text())
