@@ -24,7 +24,7 @@ SINGLE = "model.safetensors"
 BLOCK = 1 << 22
 """Bytes that are read at once where a whole tensor is not needed."""
 _MAX_HEADER = 1 << 24  # room for 100,000 tensors; a larger one would take more memory than the weights
-_MAX_SIDE = 1 << 40
+_MAX_VALUES = 1 << 48
 _MAX_SIDES = 8
 _TORCH_NAMES = {
     "F64": "float64",
@@ -226,8 +226,10 @@ def _tensors(path: Path, header: dict[str, Any], data: int) -> Iterator[StoredTe
         numbers = [*shape, begin, end]
         if not isinstance(dtype, str) or len(entry) != 3 or any(type(one) is not int for one in numbers):
             raise TypeError("a tensor is described by other things than dtype, shape and place")
-        if min(numbers) < 0 or begin > end or max(shape, default=0) > _MAX_SIDE or len(shape) > _MAX_SIDES:
+        if min(numbers) < 0 or begin > end or len(shape) > _MAX_SIDES:
             raise ValueError("a shape or place is impossible")
+        if math.prod(max(1, side) for side in shape) > _MAX_VALUES:  # sides of no values would hide it
+            raise ValueError("a shape is impossible")
         if dtype in _BYTES and math.prod(shape) * _BYTES[dtype] != end - begin:
             raise ValueError("a tensor has another number of bytes than its shape takes")
         yield StoredTensor(name, path, dtype, tuple(shape), data + begin, end - begin)

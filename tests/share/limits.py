@@ -18,7 +18,7 @@ def refused(what: str, cases: Iterable[tuple[str, Path]], folder: Path, first: I
         what: A function of `refuse.py`.
         cases: Names and paths.
         folder: Where the job is; nothing may be written outside it.
-        first: Good files to open before, so that what is imported then is no part of the cases.
+        first: Files to open before, so that what is imported then is no part of the cases.
         room: Bytes of addresses, which are more than those of memory.
     """
     out = folder / "ended.json"

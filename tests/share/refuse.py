@@ -4,6 +4,7 @@ The job: `what` to do, `cases` (name and path), `out` and the most `bytes` of me
 imported, run, unpickled, connected to or written outside the folder of the job is written down too.
 """
 
+import contextlib
 import json
 import resource
 import sys
@@ -63,11 +64,21 @@ def adapter(path: Path) -> None:
     read_files(path)
 
 
-do = {one.__name__: one for one in (unpack, settings, weights, adapter)}[job["what"]]
+def mutant(path: Path) -> None:
+    """Read an adapter whose weights have a changed header; the path ends in the seed of the change."""
+    from hostile_headers import mutated
+
+    folder = Path(HOME) / "mutant"
+    (folder / "adapter_model.safetensors").write_bytes(mutated(int(path.name)))
+    adapter(folder)
+
+
+do = {one.__name__: one for one in (unpack, settings, weights, adapter, mutant)}[job["what"]]
 from peftkit.errors import PeftkitError  # noqa: E402 - what is imported for the first time is no part of the cases
 
 for warm_up in job["first"]:
-    do(Path(warm_up))
+    with contextlib.suppress(PeftkitError):
+        do(Path(warm_up))
 resource.setrlimit(resource.RLIMIT_AS, (job["bytes"], job["bytes"]))
 resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
 sys.addaudithook(watch)
