@@ -110,8 +110,8 @@ def require_no_secrets(files: Mapping[str, bytes], where: Path) -> None:
         for place, part in parts:
             if kinds := secrets_in(part):
                 raise AdapterError(
-                    f"'{where}' is not packed: {name} holds what looks like a {kinds[0]} ({place}); take it out of "
-                    f"'{where / name}'"
+                    f"'{where}' is not packed: {name} holds what must not be shared ({kinds[0]}, {place}); take it out "
+                    "there"
                 )
 
 

@@ -187,10 +187,10 @@ def _why(error: Exception, key: Path, signature: Path) -> str:
     text = str(error)
     if text.startswith("Key mismatch"):
         return f"it was signed with another key than that of '{key}'"
-    for pattern, what in (
-        (r"Hash mismatch for '([^']+)'", "was changed"),
-        (r"Missing files in model '[^']*': ([^,'\"\]]+)", "is missing"),
-        (r"Extra files found in model '[^']*': ([^,'\"\]]+)", "was added"),
+    for pattern, what in (  # of a list that was written as Python writes it: with \' where both quotes occur
+        (r"Hash mismatch for \\?'([^'\\]+)", "was changed"),
+        (r"Missing files in model \\?'[^']*': ([^,'\"\\\]]+)", "is missing"),
+        (r"Extra files found in model \\?'[^']*': ([^,'\"\\\]]+)", "was added"),
     ):
         if found := re.search(pattern, text):
             return f"'{found[1]}' {what}" if found[1] != "." else f"the file {what}"

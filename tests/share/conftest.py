@@ -1,4 +1,4 @@
-"""A small adapter with its passport, and a hub on loopback."""
+"""A small adapter with its passport, two that were trained, and a hub on loopback."""
 
 import shutil
 
@@ -10,6 +10,7 @@ from peftkit.adapter.passport import Base, Passport, Tokenizer, file_hash, write
 from peftkit.config import RunConfig
 
 from ..merge.adapters import make_adapter
+from ..merge.conftest import runs  # noqa: F401 - a fixture
 from .fake_hub import TOKEN, FakeHub
 
 
