@@ -84,7 +84,7 @@ def pack(
     with tempfile.TemporaryDirectory(prefix="peftkit-pack-") as scratch:
         made = Path(scratch)
         write_files(made, state, kept, INT8_METADATA if settings.get("peft_type") == INT8_TYPE else {})
-        card = card_of(folder, passport)
+        card = card_of(folder, passport, settings.get("base_model_name_or_path"))
         more = tokenizer_files(folder) | ({} if card is None else {CARD: card.encode()})
         for name, content in more.items():
             (made / name).write_bytes(content)
@@ -138,8 +138,11 @@ def _checked(
 
 def _write(out: Path, made: Path) -> dict[str, Any]:
     """Write the archive of a folder's files, in one piece."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     files = [made / name for name in NAMES if (made / name).is_file()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"'{out}' cannot be written: {error.strerror}; give another place") from error
     with atomic(out) as temporary:
         with temporary.open("xb") as stream:
             write_archive(stream, files)

@@ -13,7 +13,7 @@ from peftkit.adapter.attach import PEFT_CONFIG
 from peftkit.adapter.passport import PASSPORT, Passport
 from peftkit.errors import AdapterError
 from peftkit.share.archive import CARD, TOKENIZER_FILES
-from peftkit.share.secrets import secrets_in, texts_of, without_folders
+from peftkit.share.secrets import secrets_in, texts_of, without_folder, without_folders
 
 MOST_TEXT = 1 << 26
 """Bytes of one of the smaller files: 64 MiB, four times the largest vocabulary there is."""
@@ -57,18 +57,26 @@ def portable_passport(passport: Passport) -> Passport:
     return Passport.model_validate_json(json.dumps(without_folders(json.loads(passport.model_dump_json()))))
 
 
-def card_of(folder: Path, passport: Passport | None) -> str | None:
-    """Return an adapter's card: its own; None for one that peftkit would write anew, or where there is none."""
+def card_of(folder: Path, passport: Passport | None, base: str | None) -> str | None:
+    """Return an adapter's card: its own; None for one that peftkit would write anew, or where there is none.
+
+    Args:
+        folder: The adapter's folder.
+        passport: Its passport, from which peftkit writes a card.
+        base: The base model as the adapter names it; PEFT's own card names a folder in full, which is shortened.
+    """
     from peftkit.adapter.card import write_card
 
     if not (folder / CARD).is_file():
         return None
     own = read_text(folder / CARD)
+    if base is not None and without_folder(base) != base:
+        own = own.replace(base, without_folder(base))
     if passport is None:
         return own
     with tempfile.TemporaryDirectory() as scratch:
         write_card(Path(scratch), passport)
-        return None if read_text(Path(scratch) / CARD) == own else own
+        return None if read_text(Path(scratch) / CARD) == read_text(folder / CARD) else own
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ def ended(tmp_path_factory):
         (folder / f"{number}").mkdir()
         (folder / f"{number}" / PEFT_CONFIG).write_bytes(content)
         cases.append((name, folder / f"{number}" / PEFT_CONFIG))
-    return refused("settings", cases, folder)
+    return refused("settings", cases, folder, first=[folder])
 
 
 def test_there_are_enough_of_them():

@@ -1,4 +1,4 @@
-"""Mistakes with adapters that are combined, shrunk, extracted or compared."""
+"""Mistakes with adapters that are combined, shrunk, extracted, compared or shared."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +226,47 @@ DIFF = [
 ]
 
 
-@table(*COMBINE, *SHRINK, *EXTRACT, *DIFF)
+def packed(*words: object, **settings: object) -> Argv:
+    return lambda place: ["pack", adapter(place, "a", **settings), *words]
+
+
+def unpacked(name: str, content: bytes) -> Argv:
+    return lambda place: ["unpack", place.file(name, content), "out"]
+
+
+SHARE = [
+    Case("packing to another ending", packed("out.zip"), 6, ("'out.zip' must end in .peft.zip",)),
+    Case(
+        "packing in few bits",
+        packed("o.peft.zip", "--dtype", "int8"),
+        2,
+        ("--dtype int8 is not one of bf16, float32", "peftkit shrink"),
+    ),
+    Case("packing nothing", lambda place: ["pack", "nosuch", "o.peft.zip"], 5, ("no adapter folder 'nosuch'",)),
+    Case("packing into nowhere", packed("/proc/x/o.peft.zip", "--dtype", "float32"), 6, ("cannot be written",)),
+    Case(
+        "packing loud answers",
+        packed("o.peft.zip", lora_alpha=64, target_modules="all-linear"),
+        5,
+        ("in bf16 its answers", "--dtype float32"),
+    ),
+    Case("unpacking nothing", lambda place: ["unpack", "nosuch", "out"], 5, ("'nosuch' cannot be read",)),
+    Case("unpacking a folder", lambda place: ["unpack", place.model, "out"], 5, ("is no plain file",)),
+    Case("unpacking a text", unpacked("a.peft.zip", b"x" * 99), 5, ("'a.peft.zip' is no zip file",)),
+    Case("unpacking over a folder", lambda place: ["unpack", "x", place.folder], 6, ("is not written over",)),
+    Case("signing nothing", lambda place: ["sign", "nosuch", "--key", "k"], 5, ("no adapter folder 'nosuch'",)),
+    Case("signing without a key", lambda place: ["sign", adapter(place, "a")], 2, ("--new-key FILE",)),
+    Case(
+        "signing with a missing key",
+        lambda place: ["sign", adapter(place, "a"), "--key", "k.pem"],
+        2,
+        ("there is no key 'k.pem'",),
+    ),
+    Case("a key over a file", lambda place: ["sign", "--new-key", place.file("k.pem")], 6, ("is not written over",)),
+    Case("verifying nothing", lambda place: ["verify", "nosuch", "--key", "k.pem"], 5, ("no adapter folder 'nosuch'",)),
+]
+
+
+@table(*COMBINE, *SHRINK, *EXTRACT, *DIFF, *SHARE)
 def test_mistake_with_adapters(case: Case, place: Place, command: Command) -> None:
     check_case(case, place, command)

@@ -1,13 +1,18 @@
 """Hostile files are opened in a process of their own, with little memory and under watch."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
+
+from peftkit import machine
 
 MEMORY = 300 * 10**6
 """Bytes that the whole process may hold at its peak, Python and libraries among them."""
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "hostile.json"
 SCRIPT = Path(__file__).with_name("refuse.py")
 
 
@@ -36,4 +41,23 @@ def refused(what: str, cases: Iterable[tuple[str, Path]], folder: Path, first: I
     )
     done = subprocess.run([sys.executable, SCRIPT, job], capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(out.read_text())
+    ended = json.loads(out.read_text())
+    if os.environ.get("PEFTKIT_RECORD") == "1":
+        _record(what, ended)
+    return ended
+
+
+def _record(what, ended) -> None:
+    """Write down how many were refused, in how much time at most, and with how much memory."""
+    seen = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    refusals = [one for one in ended.values() if one["error"]]
+    if len(refusals) < 10:
+        return
+    seen |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine.describe()}
+    seen[what] = {
+        "files": len(ended),
+        "refused": len(refusals),
+        "longest_seconds": float(f"{max(one['seconds'] for one in refusals):.3g}"),
+        "peak_bytes": max(one["peak"] for one in ended.values()),
+    }
+    RESULT.write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ def ended(tmp_path_factory):
     for number, (name, make) in enumerate(HEADERS.items()):
         (folder / f"{number}.safetensors").write_bytes(make())
         cases.append((name, folder / f"{number}.safetensors"))
-    return refused("weights", cases, folder)
+    return refused("weights", cases, folder, first=[folder])
 
 
 @pytest.mark.parametrize("name", HEADERS)

@@ -100,6 +100,17 @@ def test_places_of_this_machine_are_not_told(trained, tiny_model, reviews, tmp_p
     assert settings_of(tmp_path / "out")["base_model_name_or_path"] == f"./{tiny_model.name}"
 
 
+def test_the_card_of_plain_peft_names_no_folder(plain, tiny_model, tmp_path):
+    """PEFT writes the base's folder into its card twice."""
+    PeftModel.from_pretrained(base(tiny_model), plain).create_or_update_model_card(plain)
+    assert str(tiny_model) in (plain / "README.md").read_text()
+    pack(plain, tmp_path / "a.peft.zip")
+    unpack(tmp_path / "a.peft.zip", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"./{tiny_model.name}" in card
+    assert str(tiny_model) not in card
+
+
 def test_an_unpacked_adapter_answers_where_its_base_lies_beside(trained, tiny_model, tmp_path, monkeypatch):
     before = dict(predict(trained, ["a lovely film"])[0]["scores"])
     pack(trained, tmp_path / "a.peft.zip")

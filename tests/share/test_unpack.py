@@ -23,7 +23,7 @@ def ended(tmp_path_factory):
         own.mkdir()
         (own / "a.peft.zip").write_bytes(make())
         cases.append((name, own / "a.peft.zip"))
-    found = refused("unpack", cases, folder)
+    found = refused("unpack", cases, folder, first=[folder])
     left = {str(one.relative_to(folder)) for one in folder.rglob("*")}
     expected = {f"{number}" for number in range(len(cases))} | {f"{number}/a.peft.zip" for number in range(len(cases))}
     return found, left - expected - {"job.json", "ended.json"}
