@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from peftkit.adapter.card_head import data_sources, head_of, hub_base, licence_o
 from peftkit.adapter.card_use import FOLDER, asked, kind_of, uses
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
+from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.errors import AdapterError, OutputError, first_line
 from peftkit.model.assets import ASSETS
 from peftkit.model.licence import Licence
@@ -156,10 +156,9 @@ def licence_text(licence: Licence | None) -> str:
 
 def _settings(folder: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_peft_settings(folder / PEFT_CONFIG)
+    except (OSError, AdapterError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _source(source: Mapping[str, Any]) -> dict[str, str]:

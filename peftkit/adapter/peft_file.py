@@ -58,6 +58,24 @@ def read_peft_settings(path: Path) -> dict[str, Any]:
         AdapterError: It is damaged, or says what no adapter needs: names of modules to import or files to load, sizes
             that nobody has, patterns whose search does not end.
     """
+    settings = read_settings(path)
+    for name, value in settings.items():
+        if value is not None:
+            _check(path, name, value)
+    _require_quick_patterns(path, settings)
+    return {name: value for name, value in settings.items() if name not in ("auto_mapping", *_NOT_IN_FILES)}
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a table of JSON with bounds on all that can be large, each name once, and numbers that are numbers.
+
+    Args:
+        path: The file: `adapter_config.json` of whichever program.
+
+    Raises:
+        FileNotFoundError: There is none.
+        AdapterError: It is damaged, or deep, long or numerous beyond use.
+    """
     try:
         if path.exists() and not path.is_file():
             raise _refused(path, "is no plain file")
@@ -78,11 +96,7 @@ def read_peft_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise _refused(path, "holds no settings")
     _require_bounded(path, settings)
-    for name, value in settings.items():
-        if value is not None:
-            _check(path, name, value)
-    _require_quick_patterns(path, settings)
-    return {name: value for name, value in settings.items() if name not in ("auto_mapping", *_NOT_IN_FILES)}
+    return settings
 
 
 def require_ranks_in(settings: Mapping[str, Any], largest: int, folder: Path) -> None:

@@ -14,29 +14,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
+from peftkit.adapter.card import CARD
 from peftkit.adapter.passport import PASSPORT
 from peftkit.errors import AdapterError, OutputError
 from peftkit.share.deflate import BLOCK, deflate, inflate
+from peftkit.share.staged import ALLOWED, SIGNATURE
 from peftkit.ui import size as in_words
 
-CARD = "README.md"
-TOKENIZER_FILES = (
-    "chat_template.jinja",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
+TOKENIZER_FILES = tuple(name for name in ALLOWED if name not in (PEFT_CONFIG, PASSPORT, CARD, WEIGHTS, SIGNATURE))
 NAMES = (PEFT_CONFIG, PASSPORT, CARD, *TOKENIZER_FILES, WEIGHTS)
 """All names that a pack may hold, in the order in which they stand there."""
-MOST_BYTES = 1 << 34
-"""Bytes of all files together that are unpacked at most: 16 GiB."""
 _RATIO = 16  # a file is at most so many times as large as its compressed bytes, and _FREE
 _FREE = 1 << 20
 _LARGEST = 0xFFFF_FFFE  # what a zip file without extensions can say
@@ -134,7 +121,7 @@ def _entries(stream: BinaryIO, where: str) -> Iterator[Entry]:
         raise _refused(where, "its directory is too large")
     stream.seek(start)
     directory = stream.read(directory_size)
-    at = expected = total = 0
+    at = expected = 0
     seen: set[str] = set()
     for _ in range(count):
         one, more, place = _central(directory, at, where)
@@ -146,10 +133,8 @@ def _entries(stream: BinaryIO, where: str) -> Iterator[Entry]:
             raise _refused(where, f"'{one.name}' overlaps another file, or leaves a gap")
         body = _local(stream, place, one, where)
         expected = body + one.compressed
-        total += one.size
-        if expected > start or total > MOST_BYTES:
-            what = "is larger than the archive" if expected > start else "makes it too large to unpack"
-            raise _refused(where, f"'{one.name}' {what}")
+        if expected > start:
+            raise _refused(where, f"'{one.name}' is larger than the archive")
         yield Entry(one.name, one.method, one.crc, one.compressed, one.size, body)
     if at != directory_size or expected != start:
         raise _refused(where, "it holds bytes that belong to no file")
@@ -175,6 +160,8 @@ def _central(directory: bytes, at: int, where: str) -> tuple[Entry, int, int]:
         raise _refused(where, f"'{name}' in it is compressed in a way that is not read (method {method})")
     if (method == _STORED and size != compressed) or size > compressed * _RATIO + _FREE or size > _LARGEST:
         raise _refused(where, f"'{name}' in it would grow from {in_words(compressed)} to {in_words(size)}")
+    if size > ALLOWED[name]:
+        raise _refused(where, f"'{name}' in it has {in_words(size)}, and {in_words(ALLOWED[name])} are taken at most")
     return Entry(name, method, crc, compressed, size, 0), _CENTRAL.size + named + extra + comment, place
 
 

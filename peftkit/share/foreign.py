@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files
+from peftkit.adapter.peft_file import read_settings
 from peftkit.errors import AdapterError, ModelError
 from peftkit.merge.given import adapter_folder
 from peftkit.merge.lora_file import PREFIX
@@ -110,11 +111,11 @@ def _read_mlx(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     embedding `lora_a` has shape (vocabulary, r). DoRA's norms are `m` (mlx_lm/tuner/lora.py and dora.py).
     """
     try:
-        config = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
+        config = read_settings(folder / PEFT_CONFIG)
         found = read_tensors(folder / MLX_WEIGHTS)
         kind, parameters = config["fine_tune_type"], config["lora_parameters"]
         rank, scale = int(parameters["rank"]), float(parameters["scale"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, ModelError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
         raise AdapterError(f"the MLX adapter in '{folder}' is damaged: {error}") from error
     if kind not in ("lora", "dora"):
         raise AdapterError(f"the MLX adapter in '{folder}' is of the kind {kind}; only lora and dora can be adopted")

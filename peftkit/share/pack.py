@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files, require_finite, write_files
-from peftkit.adapter.card import write_card
+from peftkit.adapter.card import CARD, checked_card
 from peftkit.adapter.int8_file import INT8_METADATA, INT8_TYPE
 from peftkit.adapter.passport import PASSPORT, file_hash, read_passport, write_passport
 from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.errors import AdapterError, ConfigError, OutputError
 from peftkit.merge.given import adapter_folder
 from peftkit.model.weight_files import read_tensors
-from peftkit.rundir import atomic, require_new
-from peftkit.share.archive import CARD, NAMES, write_archive
+from peftkit.rundir import atomic, require_new, write_text
+from peftkit.share.archive import NAMES, write_archive
 from peftkit.share.base_weights import base_weights_in
 from peftkit.share.portable import (
     card_of,
@@ -93,8 +93,8 @@ def pack(
             own = portable_passport(passport).model_copy(update={"files": hashes})
             write_passport(made, own)
             if card is None:
-                write_card(made, own)
-        texts = {one.name: one.read_bytes() for one in made.iterdir() if one.name != WEIGHTS}
+                write_text(made / CARD, checked_card(made, own))
+        texts = {name: (made / name).read_bytes() for name in NAMES if name != WEIGHTS and (made / name).is_file()}
         require_no_secrets(texts, folder)
         report |= _write(out, made)
     report |= {"bytes_before": (folder / WEIGHTS).stat().st_size, "warnings": warnings}

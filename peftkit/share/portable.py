@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftkit.adapter.attach import PEFT_CONFIG
+from peftkit.adapter.card import CARD, is_made_card
 from peftkit.adapter.passport import PASSPORT, Passport
 from peftkit.errors import AdapterError
-from peftkit.share.archive import CARD, TOKENIZER_FILES
+from peftkit.share.archive import NAMES, TOKENIZER_FILES
 from peftkit.share.secrets import secrets_in, texts_of, without_folder, without_folders
+from peftkit.share.staged import ALLOWED, require_size
 
-MOST_TEXT = 1 << 26
-"""Bytes of one of the smaller files: 64 MiB, four times the largest vocabulary there is."""
 _NOT_SHARED = ("auto_mapping", "peft_version")  # the former imports a module; the latter is new in PEFT 0.18
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 _BINARY = (".model",)
@@ -65,18 +64,12 @@ def card_of(folder: Path, passport: Passport | None, base: str | None) -> str | 
         passport: Its passport, from which peftkit writes a card.
         base: The base model as the adapter names it; PEFT's own card names a folder in full, which is shortened.
     """
-    from peftkit.adapter.card import write_card
-
     if not (folder / CARD).is_file():
         return None
     own = read_text(folder / CARD)
     if base is not None and without_folder(base) != base:
         own = own.replace(base, without_folder(base))
-    if passport is None:
-        return own
-    with tempfile.TemporaryDirectory() as scratch:
-        write_card(Path(scratch), passport)
-        return None if read_text(Path(scratch) / CARD) == read_text(folder / CARD) else own
+    return None if passport is not None and is_made_card(folder / CARD) else own
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes]:
@@ -141,8 +134,7 @@ def read_text(file: Path) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        if file.stat().st_size > MOST_TEXT:
-            raise AdapterError(f"'{file}' has more than {MOST_TEXT} bytes and is not shared; take it out")
+        require_size(f"'{file}'", file.stat().st_size, ALLOWED[file.name])
         return file.read_bytes()
     except OSError as error:
         raise AdapterError(f"'{file}' cannot be read: {error.strerror}") from error
@@ -150,6 +142,4 @@ def _read(file: Path) -> bytes:
 
 def shared_names(folder: Path) -> list[str]:
     """Return the names of what stands in an adapter's folder and is not shared."""
-    from peftkit.share.archive import NAMES
-
     return sorted(one.name for one in folder.iterdir() if one.name not in (*NAMES, PEFT_CONFIG, PASSPORT))

@@ -21,11 +21,10 @@ from peftkit.errors import AdapterError, ConfigError, MissingDependencyError, Ou
 from peftkit.merge.given import adapter_folder
 from peftkit.rundir import require_new, write_text
 from peftkit.share.archive import content, read_directory
+from peftkit.share.staged import SIGNATURE
 from peftkit.share.unpack import opened
 from peftkit.ui import UI
 
-SIGNATURE = "model.sig"
-"""Of a folder, in it: the name that OpenSSF's tools take by default."""
 _LARGEST = 1 << 20  # of a signature or a key
 
 

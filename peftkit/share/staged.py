@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.adapter.card import CARD, checked_card
 from peftkit.adapter.passport import PASSPORT, Passport, file_hash, read_passport
+from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.errors import AdapterError, ModelError
 from peftkit.model.weight_files import read_weight_file
 from peftkit.rundir import write_text
@@ -76,12 +76,10 @@ def check_adapter(folder: Path) -> Passport:
     """
     passport = read_passport(folder)
     try:
-        settings = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
+        read_peft_settings(folder / PEFT_CONFIG)
         read_weight_file(folder / WEIGHTS)
-    except (OSError, ValueError, RecursionError, ModelError) as error:
+    except (OSError, ModelError) as error:
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
-    if not isinstance(settings, dict):
-        raise AdapterError(f"the adapter in '{folder}' is damaged: {PEFT_CONFIG} holds no settings")
     return passport
 
 
