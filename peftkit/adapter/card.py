@@ -13,7 +13,7 @@ from peftkit.adapter.card_head import data_sources, head_of, hub_base, licence_o
 from peftkit.adapter.card_use import FOLDER, asked, kind_of, uses
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
-from peftkit.adapter.peft_file import read_peft_settings
+from peftkit.adapter.peft_file import read_settings
 from peftkit.errors import AdapterError, OutputError, first_line
 from peftkit.model.assets import ASSETS
 from peftkit.model.licence import Licence
@@ -156,7 +156,7 @@ def licence_text(licence: Licence | None) -> str:
 
 def _settings(folder: Path) -> Mapping[str, Any]:
     try:
-        return read_peft_settings(folder / PEFT_CONFIG)
+        return read_settings(folder / PEFT_CONFIG)
     except (OSError, AdapterError):
         return {}
 
