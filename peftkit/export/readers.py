@@ -6,7 +6,6 @@ in a test, at the version that `READERS` names.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.adapter.int8_file import INT8_TYPE
+from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.errors import AdapterError, ConfigError, ModelError
 from peftkit.merge.given import adapter_folder
 from peftkit.merge.lora_file import is_saved_whole, why_not_plain
@@ -109,14 +109,12 @@ def read_facts(adapter: Path) -> Facts:
     """
     folder = adapter_folder(adapter)
     try:
-        settings = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
+        settings = read_peft_settings(folder / PEFT_CONFIG)
         tensors = read_weight_file(folder / WEIGHTS).tensors
     except FileNotFoundError as error:
         raise AdapterError(f"'{folder}' is no adapter: it has no {Path(error.filename or WEIGHTS).name}") from error
     except (OSError, ValueError, ModelError) as error:
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
-    if not isinstance(settings, dict):
-        raise AdapterError(f"the adapter in '{folder}' is damaged: {PEFT_CONFIG} holds no settings")
     ranks: dict[str, int] = {}
     embeddings: set[str] = set()
     whole: list[str] = []

@@ -122,7 +122,7 @@ def test_ranks_that_vllm_has_no_room_for(tmp_path):
 def test_a_reader_that_nobody_knows_and_files_that_are_damaged(made, tmp_path):
     with pytest.raises(ConfigError, match=r"--for tgi is not one of vllm, llama\.cpp, mlx, sglang, ollama"):
         judge_reader(made / "plain", "tgi")
-    (tmp_path / PEFT_CONFIG).write_text("[]")
+    (tmp_path / PEFT_CONFIG).write_text("{}")
     with pytest.raises(AdapterError, match=r"has no adapter_model\.safetensors"):
         judge_reader(tmp_path, "vllm")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"x" * 9)
