@@ -219,8 +219,8 @@ def exporting() -> str:
     written = [one for one in counts if "token ids" not in one["measure"]]
     small = [one for one in seen if one["note"].startswith("a small random")]
     note = (
-        "One adapter of the embedded model, trained for 30 steps with rsLoRA and patterns for ranks and scales. One that "
-        "changes the model more is further away on a quantized base, as its merged model is. "
+        "One adapter of the embedded model, trained for 30 steps with rsLoRA and patterns for ranks and scales. One "
+        "that changes the model more is further away on a quantized base, as its merged model is. "
         f"llama.cpp split {_wrong(tokens)} of {1000 * len(tokens):,} texts otherwise than the tokenizers "
         f"({len(tokens)} rules). Go wrote {_wrong(written)} of "
         f"{sum(int(one['note'].rpartition(' ')[2]) for one in written)} conversations otherwise than "
