@@ -39,7 +39,7 @@ def base_weights_in(folder: Path, state: Mapping[str, torch.Tensor], base: str |
         own = _tensor(weights_folder(source), f"{match[1]}.{match[2]}") if source else None
         if own is not None and not _same(own, state[name]):
             raise AdapterError(
-                f"the adapter in '{folder}' is not packed: '{name}' differs from the base model's own weights, which "
+                f"the adapter in '{folder}' is not shared: '{name}' differs from the base model's own weights, which "
                 "were changed or enlarged; save it with modules_to_save in their place"
             )
     return sorted(found)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftkit import machine
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
@@ -138,6 +139,7 @@ def inspect_adapter(adapter: Path, readers: Sequence[str] = ()) -> Inspected:
         AdapterError: It cannot be read at all.
         ConfigError: A program is not known.
     """
+    machine.quiet_libraries()
     verdicts = tuple(judge_reader(adapter, reader) for reader in readers)
     folder = adapter_folder(adapter)
     settings, state = read_files(folder)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftkit import machine
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files, require_finite, write_files
-from peftkit.adapter.card import CARD, checked_card
+from peftkit.adapter.card import CARD
 from peftkit.adapter.int8_file import INT8_METADATA, INT8_TYPE
 from peftkit.adapter.passport import PASSPORT, file_hash, read_passport, write_passport
 from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.errors import AdapterError, ConfigError, OutputError
 from peftkit.merge.given import adapter_folder
 from peftkit.model.weight_files import read_tensors
-from peftkit.rundir import atomic, require_new, write_text
-from peftkit.share.archive import NAMES, write_archive
+from peftkit.rundir import atomic, require_new
+from peftkit.share.archive import NAMES, TOKENIZER_FILES, write_archive
 from peftkit.share.base_weights import base_weights_in
-from peftkit.share.portable import (
-    card_of,
-    portable_passport,
-    portable_settings,
-    require_no_secrets,
-    shared_names,
-    tokenizer_files,
-)
+from peftkit.share.portable import make_portable, shared_names
 from peftkit.share.rounding import DTYPES, MOST_KL, Agreement, answers_before_and_after, relative_change, rounded
 from peftkit.ui import UI, size
 
@@ -58,6 +53,7 @@ def pack(
         OutputError: The file exists or cannot be written.
     """
     ui = ui or UI(quiet=True)
+    machine.quiet_libraries()
     _require_usable(out, dtype)
     folder = adapter_folder(adapter)
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
@@ -72,30 +68,23 @@ def pack(
     state = rounded(stored, dtype)
     report: dict[str, Any] = {"out": str(out), "dtype": dtype, "relative_change": relative_change(stored, state)}
     report |= _checked(folder, stored, state, base, ui)
-    kept, unknown = portable_settings(settings)
-    if unknown:
-        warnings.append(
-            f"{PEFT_CONFIG} has settings that this PEFT does not know, which are kept: {', '.join(unknown)}"
-        )
     if left_out := shared_names(folder):
         warnings.append(f"not among the files of an adapter, and left out: {', '.join(left_out[:5])}")
-    for text in warnings:
-        ui.warn(text)
     with tempfile.TemporaryDirectory(prefix="peftkit-pack-") as scratch:
         made = Path(scratch)
-        write_files(made, state, kept, INT8_METADATA if settings.get("peft_type") == INT8_TYPE else {})
-        card = card_of(folder, passport, settings.get("base_model_name_or_path"))
-        more = tokenizer_files(folder) | ({} if card is None else {CARD: card.encode()})
-        for name, content in more.items():
-            (made / name).write_bytes(content)
+        write_files(made, state, settings, INT8_METADATA if settings.get("peft_type") == INT8_TYPE else {})
+        for name in (CARD, *TOKENIZER_FILES):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, made / name)
         if passport is not None:
             hashes = {name: file_hash(made / name) for name in (WEIGHTS, PEFT_CONFIG)}
-            own = portable_passport(passport).model_copy(update={"files": hashes})
-            write_passport(made, own)
-            if card is None:
-                write_text(made / CARD, checked_card(made, own))
-        texts = {name: (made / name).read_bytes() for name in NAMES if name != WEIGHTS and (made / name).is_file()}
-        require_no_secrets(texts, folder)
+            write_passport(made, passport.model_copy(update={"files": hashes}))
+        if unknown := make_portable(made, folder):
+            warnings.append(
+                f"{PEFT_CONFIG} has settings that this PEFT does not know, which are kept: {', '.join(unknown)}"
+            )
+        for text in warnings:
+            ui.warn(text)
         report |= _write(out, made)
     report |= {"bytes_before": (folder / WEIGHTS).stat().st_size, "warnings": warnings}
     _say(ui, report)

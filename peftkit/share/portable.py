@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapter.attach import PEFT_CONFIG
-from peftkit.adapter.card import CARD, is_made_card
-from peftkit.adapter.passport import PASSPORT, Passport
+from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
+from peftkit.adapter.card import CARD, checked_card, is_made_card
+from peftkit.adapter.passport import PASSPORT, Passport, file_hash, read_passport, write_passport
+from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.errors import AdapterError
+from peftkit.rundir import write_json, write_text
 from peftkit.share.archive import NAMES, TOKENIZER_FILES
 from peftkit.share.secrets import secrets_in, texts_of, without_folder, without_folders
-from peftkit.share.staged import ALLOWED, require_size
+from peftkit.share.staged import ALLOWED, SIGNATURE, require_size
 
 _NOT_SHARED = ("auto_mapping", "peft_version")  # the former imports a module; the latter is new in PEFT 0.18
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
@@ -49,6 +51,39 @@ def portable_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list
 
 def _default(one: dataclasses.Field[Any]) -> Any:
     return one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+
+
+def make_portable(folder: Path, where: Path) -> list[str]:
+    """Rewrite the files of a copy of an adapter as they can be shared; the weights stay.
+
+    Args:
+        folder: The copy; its passport, if it has one, fits its files.
+        where: The adapter's own folder, which messages name.
+
+    Returns:
+        The names of settings that this PEFT does not know.
+
+    Raises:
+        AdapterError: A file is damaged, or holds what must not be shared.
+    """
+    settings = read_peft_settings(folder / PEFT_CONFIG)
+    passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
+    card = card_of(folder, passport, settings.get("base_model_name_or_path"))
+    kept, unknown = portable_settings(settings)
+    write_json(folder / PEFT_CONFIG, dict(sorted(kept.items())))
+    for name, content in tokenizer_files(folder).items():
+        (folder / name).write_bytes(content)
+    if passport is not None:
+        hashes = {name: file_hash(folder / name) for name in (WEIGHTS, PEFT_CONFIG)}
+        passport = portable_passport(passport).model_copy(update={"files": hashes})
+        write_passport(folder, passport)
+    if card is not None:
+        write_text(folder / CARD, card)
+    elif passport is not None:
+        (folder / CARD).unlink(missing_ok=True)
+        write_text(folder / CARD, checked_card(folder, passport))
+    require_no_secrets(folder, where)
+    return unknown
 
 
 def portable_passport(passport: Passport) -> Passport:
@@ -91,28 +126,29 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def require_no_secrets(files: Mapping[str, bytes], where: Path) -> None:
-    """Refuse files that hold keys, mail addresses, passwords or folders of a person.
+def require_no_secrets(folder: Path, where: Path) -> None:
+    """Refuse a copy of an adapter that holds keys, mail addresses, passwords or folders of a person.
 
     A vocabulary is made of pieces of many texts and is not looked into.
 
     Args:
-        files: Contents by name.
-        where: The adapter's folder.
+        folder: The copy.
+        where: The adapter's own folder.
 
     Raises:
-        AdapterError: One does; the message names file and place, and not the value.
+        AdapterError: It does; the message names file and place, and not the value.
     """
-    for name, content in files.items():
-        if name in _VOCABULARIES or name.endswith(_BINARY):
+    # What a card repeats is named where it comes from.
+    for file in sorted(folder.iterdir(), key=lambda one: (one.suffix != ".json", one.name)):
+        if file.name in (*_VOCABULARIES, WEIGHTS, SIGNATURE) or file.name.endswith(_BINARY):
             continue
-        text = content.decode("utf-8")
-        parts = texts_of(json.loads(text)) if name.endswith(".json") else _lines(text)
+        text = read_text(file)
+        parts = texts_of(json.loads(text)) if file.name.endswith(".json") else _lines(text)
         for place, part in parts:
             if kinds := secrets_in(part):
                 raise AdapterError(
-                    f"'{where}' is not packed: {name} holds what must not be shared ({kinds[0]}, {place}); take it out "
-                    "there"
+                    f"'{where}' is not shared: {file.name} holds what must not be shared ({kinds[0]}, {place}); take "
+                    "it out there"
                 )
 
 

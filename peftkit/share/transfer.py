@@ -6,12 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from peftkit import machine
 from peftkit.errors import ConfigError, OutputError
 from peftkit.merge.given import adapter_folder
 from peftkit.rundir import atomic_folder
 from peftkit.share.hub import REPOSITORY, Hub
 from peftkit.share.places import Address, Folder
-from peftkit.share.staged import check_adapter, hashes, stage_for_sharing
+from peftkit.share.portable import make_portable, require_no_secrets
+from peftkit.share.staged import SIGNATURE, check_adapter, hashes, stage_for_sharing
 from peftkit.ui import UI
 
 Place = Hub | Folder | Address
@@ -47,6 +49,7 @@ def push(
         PeftkitError: Whatever the user can mend, as one sentence.
     """
     ui = ui or UI(quiet=True)
+    machine.quiet_libraries()
     place = find_place(target, token_file)
     if not isinstance(place, Hub) and (public or tag or message):
         raise ConfigError(f"--public, --tag and --message are for the hub, and '{target}' is not on it; leave them out")
@@ -55,7 +58,12 @@ def push(
     with tempfile.TemporaryDirectory(prefix="peftkit-push-") as scratch:
         staged = Path(scratch) / "adapter"
         try:
-            stage_for_sharing(adapter_folder(adapter), staged)
+            own = adapter_folder(adapter)
+            stage_for_sharing(own, staged)
+            if (staged / SIGNATURE).exists():  # no byte of it may change
+                require_no_secrets(staged, own)
+            else:
+                make_portable(staged, own)
         except OSError as error:
             raise OutputError(f"'{adapter}' cannot be copied to '{staged}': {error.strerror}; mend that") from error
         ui.note(f"pushing {', '.join(sorted(path.name for path in staged.iterdir()))}")

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from peftkit import cli
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.adapter.card import is_made_card
-from peftkit.adapter.passport import PASSPORT, file_hash
+from peftkit.adapter.passport import PASSPORT, file_hash, read_passport, write_passport
 from peftkit.errors import AdapterError, ConfigError, MissingDependencyError, OutputError, RemoteError
 from peftkit.share.hub import Hub
 from peftkit.share.places import Address, Folder
@@ -44,7 +44,24 @@ def test_what_is_pushed_is_pulled(adapter, tmp_path, memory, target):
     assert found["files"] == done["files"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == SHARED
     for name in SHARED:
-        assert file_hash(tmp_path / "out" / name) == file_hash(adapter / name) == done["files"][name]
+        assert file_hash(tmp_path / "out" / name) == done["files"][name]
+    for name in (WEIGHTS, "chat_template.jinja"):
+        assert file_hash(adapter / name) == done["files"][name]
+
+
+def test_no_folder_of_this_machine_is_pushed(adapter, tmp_path):
+    """Paths become the names at their ends, and what reads like a secret is refused before anything is sent."""
+    passport = read_passport(adapter)
+    local = passport.base.model_copy(update={"path": "/srv/models/base"})
+    write_passport(adapter, passport.model_copy(update={"base": local}))
+    push(adapter, str(tmp_path / "there"))
+    assert read_passport(tmp_path / "there").base.path == "./base"
+    for name in (PASSPORT, PEFT_CONFIG, "README.md"):
+        assert "/srv" not in (tmp_path / "there" / name).read_text()
+    (adapter / "README.md").write_text("Ask me: somebody@company.org\n")
+    with pytest.raises(AdapterError, match=r"is not shared: README\.md holds .* \(mail address, line 1\)"):
+        push(adapter, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_folder_of_a_run_is_taken(adapter, tmp_path):
@@ -252,7 +269,7 @@ def test_the_commands_say_what_they_did(adapter, tmp_path, monkeypatch, capsys):
     assert said.endswith(f"fetch it: peftkit pull {tmp_path / 'there'} adapter\n")
     code, said = peftkit("pull", tmp_path / "there", tmp_path / "out", "--json")
     assert code == 0
-    assert f'"{PASSPORT}": "{file_hash(adapter / PASSPORT)}"' in said
+    assert f'"{PASSPORT}": "{file_hash(tmp_path / "there" / PASSPORT)}"' in said
     assert peftkit("card", tmp_path / "out") == (0, f"wrote {tmp_path / 'out' / 'README.md'}\n")
     code, said = peftkit("card", tmp_path / "out", "--print")
     assert (code, said) == (0, (tmp_path / "out" / "README.md").read_text())
