@@ -166,22 +166,20 @@ def merging() -> str:
     for one in result["cases"].values():
         ours, theirs = one["median"]["peftkit"], one["median"].get("peft")
         over = one["over_copy"]
+        without = "does not fit" if one["bytes"] > result["machine"]["memory"] else "not measured"
         beyond = [(who["peak"] - who["before"] - one["adapter_bytes"]) / 1e6 for who in (ours, theirs) if who]
         cells = (
             f"{one['bytes'] / 1e9:.1f} GB",
             one["files"],
             f"{ours['seconds']:.1f} s",
             f"{statistics.median(over):.2f}x ({min(over):.2f} to {max(over):.2f})",
-            f"{theirs['seconds']:.1f} s" if theirs else "does not fit",
+            f"{theirs['seconds']:.1f} s" if theirs else without,
             f"{beyond[0]:.0f} MB",
             f"{beyond[1]:,.0f} MB" if theirs else "",
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    rounds = " and ".join(str(len(one["over_copy"])) for one in result["cases"].values())
-    note = (
-        f"LoRA of rank {result['rank']} on all linear layers, random weights; {rounds} rounds, medians; another "
-        "program ran beside."
-    )
+    rounds = ", ".join(str(len(one["over_copy"])) for one in result["cases"].values())
+    note = f"LoRA of rank {result['rank']} on all linear layers, random weights; rounds: {rounds}; medians."
     table = [
         "| a QLoRA adapter of the embedded model, merged | divergence from the model that was trained (nats) "
         "| same likeliest token | accuracy |",

@@ -237,7 +237,7 @@ def report(options: argparse.Namespace, cases: dict[str, Any]) -> dict[str, Any]
     """Return the content of the result's file."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/merge.py --rounds {options.rounds}",
+        "command": "python benchmarks/merge.py",
         "machine": machine.describe(),
         "versions": machine.versions(),
         "rank": RANK,
