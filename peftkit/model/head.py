@@ -61,16 +61,11 @@ def start_head(model: PreTrainedModel, fresh: Collection[str], seed: int) -> Non
     """
     import torch
 
-    model.requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if name in fresh or name.split(".")[0] in OUTPUTS:
-            parameter.requires_grad_(True)
     device = model.device
     model._is_hf_initialized = False  # the mark by which transformers leaves out what was loaded
-    parts = {name: model.get_submodule(name) for name in head_modules(model)}
+    parts = open_head(model, fresh)
     for prefix, part in parts.items():
-        part.to(device="cpu", dtype=torch.float32)
-        part.register_forward_pre_hook(_as_float32)
+        part.to("cpu")
         for module in part.modules():
             module._is_hf_initialized = False
         for name, parameter in part.named_parameters():
@@ -80,6 +75,24 @@ def start_head(model: PreTrainedModel, fresh: Collection[str], seed: int) -> Non
         model.initialize_weights()
     for part in parts.values():
         part.to(device)
+
+
+def open_head(model: PreTrainedModel, fresh: Collection[str]) -> dict[str, torch.nn.Module]:
+    """Freeze a model but for its head, which computes in float32 from here on; return the head's modules by name.
+
+    Args:
+        model: A model with a head; changed in place.
+        fresh: Names of the parameters that no stored weights were found for.
+    """
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if name in fresh or name.split(".")[0] in OUTPUTS:
+            parameter.requires_grad_(True)
+    parts = {name: model.get_submodule(name) for name in head_modules(model)}
+    for part in parts.values():
+        part.float()
+        part.register_forward_pre_hook(_as_float32)
+    return parts
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:

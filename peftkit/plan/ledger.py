@@ -1,0 +1,182 @@
+"""Counts live tensor storages while torch works: on real tensors, or on the meta device, where they take no memory."""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+Hidden = Callable[[Any, tuple[Any, ...], Any], int]
+
+
+@dataclass
+class Block:
+    """One storage.
+
+    Attributes:
+        size: Its bytes.
+        born: Number of the operation that made it; 0 for what was there before.
+        died: Number of the first operation that ran without it; None while it lives.
+        kind: What it is, as far as that is known: `base`, `adapter`, `optimizer`, ...; empty for what operations made.
+        phase: Name of the phase in which it was made.
+    """
+
+    size: int
+    born: int
+    died: int | None = None
+    kind: str = ""
+    phase: str = ""
+
+
+@dataclass
+class Trace:
+    """What happened to memory, operation by operation.
+
+    Attributes:
+        blocks: Every storage that there was.
+        peak: Largest sum of bytes alive at once, with what an operation held inside itself.
+        at: Number of the operation at which the peak occurred.
+        inside: Bytes that this operation held inside itself, beyond its result.
+        operation: Name of that operation.
+        where: Path of the module in which it ran, or the phase.
+        marks: First operation of each phase, in order.
+        peaks: Largest sum of bytes alive in each phase.
+        events: Allocations (positive) and releases (negative number of the block, less one), in order.
+    """
+
+    blocks: list[Block]
+    peak: int = 0
+    at: int = 0
+    inside: int = 0
+    operation: str = ""
+    where: str = ""
+    marks: list[tuple[int, str]] = field(default_factory=list)
+    peaks: dict[str, int] = field(default_factory=dict)
+    events: list[int] = field(default_factory=list)
+
+    def alive(self, at: int) -> Iterator[Block]:
+        """Yield what was alive when an operation had run."""
+        return (one for one in self.blocks if one.born <= at and (one.died is None or one.died > at))
+
+    def by_kind(self, at: int | None = None) -> dict[str, int]:
+        """Return bytes by kind when an operation had run, by default that of the peak."""
+        found: dict[str, int] = defaultdict(int)
+        for one in self.alive(self.at if at is None else at):
+            found[one.kind] += one.size
+        return dict(found)
+
+    def phase(self, at: int) -> str:
+        """Return the phase that an operation belongs to."""
+        place = bisect_right([start for start, _ in self.marks], at)
+        return self.marks[place - 1][1] if place else ""
+
+
+class Ledger(TorchDispatchMode):
+    """Keeps count of every storage that is made and given back while it is active.
+
+    Args:
+        device: Type of the device whose storages count; others, such as counters of optimizers in main memory, do not.
+        run: Carries out an operation; by default torch itself.
+        hidden: Bytes that an operation holds inside itself, unseen here, given the operation, its arguments and result.
+    """
+
+    def __init__(self, device: str, run: Run | None = None, hidden: Hidden | None = None) -> None:
+        super().__init__()
+        self.trace = Trace([])
+        self._device = device
+        self._run = run or _run
+        self._hidden = hidden
+        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._clock = 0
+        self._running = False
+        self._live = 0
+        self._phase = ""
+        self._path: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, and take note of the storages of its results."""
+        self._clock += 1
+        self._running = True
+        result = self._run(func, args, dict(kwargs or {}))
+        self._running = False
+        for one in tree_leaves(result):
+            if isinstance(one, torch.Tensor):
+                self._note(one, "")
+        inside = self._hidden(func, args, result) if self._hidden else 0
+        now = self._live + inside
+        if now > self.trace.peaks.get(self._phase, 0):
+            self.trace.peaks[self._phase] = now
+            if now > self.trace.peak:
+                trace = self.trace
+                trace.peak, trace.at, trace.inside = now, self._clock, inside
+                trace.operation = str(func.name()).removeprefix("aten::")
+                trace.where = self._path[-1] if self._path else self._phase
+        return result
+
+    def adopt(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
+        """Count tensors that are there already, or say of what is known what it is; views count with what they show."""
+        for one in tensors:
+            if (found := self._known.get(one.untyped_storage()._cdata)) is not None:
+                self.trace.blocks[found[1]].kind = kind
+            else:
+                self._note(one, kind, born=0)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Name what happens inside."""
+        before = self._phase
+        self._start(name)
+        try:
+            yield
+        finally:
+            self._start(before)
+
+    def _start(self, name: str) -> None:
+        self._phase = name
+        self.trace.marks.append((self._clock + 1, name))
+        self.trace.peaks[name] = max(self.trace.peaks.get(name, 0), self._live)
+
+    @contextmanager
+    def inside(self, path: str) -> Iterator[None]:
+        """Name the module in which operations run."""
+        self._path.append(path)
+        try:
+            yield
+        finally:
+            self._path.pop()
+
+    def _note(self, tensor: torch.Tensor, kind: str, born: int | None = None) -> None:
+        if tensor.device.type != self._device:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        place = len(self.trace.blocks)
+        self.trace.blocks.append(Block(size, self._clock if born is None else born, None, kind, self._phase))
+        self.trace.events.append(place)
+        self._live += size
+        self._known[key] = (weakref.ref(storage, lambda _: self._gone(key)), place)
+
+    def _gone(self, key: int) -> None:
+        _, place = self._known.pop(key)
+        block = self.trace.blocks[place]
+        block.died = self._clock if self._running else self._clock + 1
+        self.trace.events.append(-place - 1)
+        self._live -= block.size
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
