@@ -26,7 +26,7 @@ class Block:
         size: Its bytes.
         born: Number of the operation that made it; 0 for what was there before.
         died: Number of the first operation that ran without it; None while it lives.
-        kind: What it is, as far as that is known: `base`, `adapter`, `optimizer`, ...; empty for what operations made.
+        kind: What it is, as far as that is known, such as `adapter` or `optimizer`; empty for what operations made.
         phase: Name of the phase in which it was made.
     """
 
@@ -45,7 +45,6 @@ class Trace:
         blocks: Every storage that there was.
         peak: Largest sum of bytes alive at once, with what an operation held inside itself.
         at: Number of the operation at which the peak occurred.
-        inside: Bytes that this operation held inside itself, beyond its result.
         operation: Name of that operation.
         where: Path of the module in which it ran, or the phase.
         marks: First operation of each phase, in order.
@@ -56,7 +55,6 @@ class Trace:
     blocks: list[Block]
     peak: int = 0
     at: int = 0
-    inside: int = 0
     operation: str = ""
     where: str = ""
     marks: list[tuple[int, str]] = field(default_factory=list)
@@ -100,7 +98,7 @@ class Ledger(TorchDispatchMode):
         self._running = False
         self._live = 0
         self._phase = ""
-        self._path: list[str] = []
+        self.place = ""  # path of the module that runs
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -114,15 +112,21 @@ class Ledger(TorchDispatchMode):
             if isinstance(one, torch.Tensor):
                 self._note(one, "")
         inside = self._hidden(func, args, result) if self._hidden else 0
-        now = self._live + inside
+        if inside:  # held during the operation alone
+            self.trace.events += [len(self.trace.blocks), -len(self.trace.blocks) - 1]
+            self.trace.blocks.append(Block(inside, self._clock, self._clock + 1, "", self._phase))
+        self._look(self._live + inside, func)
+        return result
+
+    def _look(self, now: int, func: Any) -> None:
+        """See whether this is the most that there was: in this phase, and in all."""
         if now > self.trace.peaks.get(self._phase, 0):
             self.trace.peaks[self._phase] = now
             if now > self.trace.peak:
                 trace = self.trace
-                trace.peak, trace.at, trace.inside = now, self._clock, inside
+                trace.peak, trace.at = now, self._clock
                 trace.operation = str(func.name()).removeprefix("aten::")
-                trace.where = self._path[-1] if self._path else self._phase
-        return result
+                trace.where = self.place
 
     def adopt(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
         """Count tensors that are there already, or say of what is known what it is; views count with what they show."""
@@ -136,25 +140,18 @@ class Ledger(TorchDispatchMode):
     def phase(self, name: str) -> Iterator[None]:
         """Name what happens inside."""
         before = self._phase
-        self._start(name)
+        self.start(name)
         try:
             yield
         finally:
-            self._start(before)
+            self.start(before)
 
-    def _start(self, name: str) -> None:
-        self._phase = name
-        self.trace.marks.append((self._clock + 1, name))
-        self.trace.peaks[name] = max(self.trace.peaks.get(name, 0), self._live)
-
-    @contextmanager
-    def inside(self, path: str) -> Iterator[None]:
-        """Name the module in which operations run."""
-        self._path.append(path)
-        try:
-            yield
-        finally:
-            self._path.pop()
+    def start(self, name: str) -> None:
+        """Name what happens from here on."""
+        if name != self._phase:
+            self._phase = name
+            self.trace.marks.append((self._clock + 1, name))
+            self.trace.peaks[name] = max(self.trace.peaks.get(name, 0), self._live)
 
     def _note(self, tensor: torch.Tensor, kind: str, born: int | None = None) -> None:
         if tensor.device.type != self._device:

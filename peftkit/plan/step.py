@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,12 @@ from torch.utils._pytree import tree_map_only
 from peftkit.config import RunConfig
 from peftkit.data.examples import Example
 from peftkit.plan.build import build_model, frozen_states
+from peftkit.plan.judging import Judged, judge
 from peftkit.plan.ledger import Ledger, Trace
+from peftkit.plan.parts import BACKWARD, EVALUATION, FORWARD, OPTIMIZER, watch_head, watch_layers
 from peftkit.plan.stand_ins import Answers, meant_device
 from peftkit.plan.tokenizer import blank_tokenizer
+from peftkit.plan.workspace import hidden_bytes
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -61,8 +63,10 @@ class Device:
         return None if self.dtype == torch.float32 else self.dtype
 
 
-def trace_step(settings: Any, config: RunConfig, family: Family, batch: Batch, device: Device) -> Trace:
-    """Trace a step of a run on the meta device.
+def trace_step(
+    settings: Any, config: RunConfig, family: Family, batch: Batch, device: Device, judged: Judged | None = None
+) -> Trace:
+    """Trace a step of a run on the meta device, and judging held-out rows after it.
 
     Args:
         settings: The base model's configuration.
@@ -70,16 +74,27 @@ def trace_step(settings: Any, config: RunConfig, family: Family, batch: Batch, d
         family: How the model answers.
         batch: The rows of each forward pass.
         device: Where the run will be.
+        judged: The held-out rows that are judged at once; None leaves that out.
 
     Raises:
         PeftkitError: The run cannot be as it is configured.
         Exception: A part cannot be modelled: whatever the library raised that has no meta tensors.
     """
-    with meant_device(device.kind, device.autocast) as surroundings:
+    with meant_device(device.kind, device.autocast) as surroundings, watch_head() as watch:
         model = build_model(settings, config, family, device.dtype)
         trainer, batches = _trainer(model, config, family, batch)
-        ledger = Ledger("meta", Answers.of(batches, batch.padded or config.train.packing))
-        _MetaStep(trainer, surroundings, ledger, batches).go()
+        answers = Answers.of(batches, batch.padded or config.train.packing)
+        ledger = Ledger("meta", answers, hidden_bytes if device.kind == "cuda" else None)
+        watch(ledger)
+        step = _MetaStep(trainer, surroundings, ledger, batches)
+        step.prepare()
+        with ledger:
+            step.train()
+            if judged is not None and judged.rows:
+                answers.trained = answers.columns = judged.rows * judged.written
+                answers.masked = judged.rows > 1
+                with ledger.phase(EVALUATION):
+                    judge(model.eval(), family, config, judged)
     return ledger.trace
 
 
@@ -91,7 +106,8 @@ class _MetaStep:
         self.surroundings = surroundings
         self.model = trainer.model
 
-    def go(self) -> None:
+    def prepare(self) -> None:
+        """Make everything that is there before the step, and tell the ledger of it."""
         trainer = self.trainer
         _enable_checkpointing(trainer)
         trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
@@ -99,6 +115,7 @@ class _MetaStep:
             from transformers.integrations import activate_neftune
 
             activate_neftune(self.model, trainer.neftune_noise_alpha, trainer.accelerator)
+        watch_layers(self.ledger, self.model)
         self._surround()
         trainer.create_optimizer_and_scheduler(num_training_steps=100)
         if self.surroundings.device == "cuda":
@@ -106,19 +123,26 @@ class _MetaStep:
                 if "foreach" in group:
                     group["foreach"] = True  # what torch takes where the parameters are on a GPU
         adopt_model(self.ledger, self.model)
-        self._first_step()
+        self._make_optimizer_state()
+
+    def train(self) -> None:
+        """Do the step: forward and backward passes, and the optimizer's step."""
+        trainer, ledger = self.trainer, self.ledger
         inputs = [tree_map_only(torch.Tensor, lambda one: one.to("meta"), dict(batch)) for batch in self.batches]
         trainer.current_gradient_accumulation_steps = len(inputs)
-        with self.ledger:
-            for number, one in enumerate(inputs):
-                trainer.accelerator.gradient_state._set_sync_gradients(number == len(inputs) - 1)
-                trainer.training_step(self.model, dict(one), torch.ones((), device="meta"))
-            with self.ledger.phase("optimizer"):
-                if trainer.args.max_grad_norm > 0:
-                    torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.args.max_grad_norm)
-                trainer.optimizer.step()
-            adopt_gradients(self.ledger, self.model)
-            self.model.zero_grad()
+        backward = trainer.accelerator.backward
+        trainer.accelerator.backward = _named(ledger, BACKWARD, backward)
+        for number, one in enumerate(inputs):
+            trainer.accelerator.gradient_state._set_sync_gradients(number == len(inputs) - 1)
+            ledger.start(FORWARD)
+            trainer.training_step(self.model, dict(one), torch.ones((), device="meta"))
+        ledger.start(OPTIMIZER)
+        ledger.place = ""
+        if trainer.args.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.args.max_grad_norm)
+        trainer.optimizer.step()
+        adopt_gradients(ledger, self.model)
+        self.model.zero_grad()
 
     def _surround(self) -> None:
         """Wrap the model's forward pass as accelerate does, and what checkpointing runs again."""
@@ -131,7 +155,7 @@ class _MetaStep:
             if checkpoint is not None:
                 module._gradient_checkpointing_func = _with(checkpoint, run)
 
-    def _first_step(self) -> None:
+    def _make_optimizer_state(self) -> None:
         """Let the optimizer make its state, which is there in every step but the first."""
         trained = [one for one in self.model.parameters() if one.requires_grad]
         for one in trained:
@@ -143,6 +167,14 @@ class _MetaStep:
 
 def _with(checkpoint: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
     return lambda function, *args, **kwargs: checkpoint(run(function), *args, **kwargs)
+
+
+def _named(ledger: Ledger, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        ledger.start(name)
+        return function(*args, **kwargs)
+
+    return run
 
 
 def _enable_checkpointing(trainer: Any) -> None:

@@ -1,0 +1,74 @@
+"""Tells a ledger where a step is: in which phase, and in which layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from peftkit.plan.ledger import Ledger
+
+FORWARD, HEAD, BACKWARD, OPTIMIZER, EVALUATION = "forward pass", "loss head", "backward pass", "optimizer", "evaluation"
+
+
+def watch_layers(ledger: Ledger, model: torch.nn.Module) -> None:
+    """Let each layer of a model name itself when it runs, forwards and backwards.
+
+    The first and the last layer to run backwards are phases of their own: memory rises or falls steadily between them.
+    """
+    layers = [(name, one) for name, one in model.named_modules() if isinstance(one, GradientCheckpointingLayer)]
+    for number, (name, layer) in enumerate(layers):
+        end = {0: ", first layer", len(layers) - 1: ", last layer"}.get(number, "")
+        short = name.removeprefix("base_model.model.").removeprefix("model.")
+        layer.register_forward_pre_hook(_enter(ledger, short))
+        layer.register_forward_hook(_leave(ledger, short, f"{BACKWARD}{end}"))
+
+
+def _enter(ledger: Ledger, name: str) -> Callable[..., None]:
+    def enter(module: torch.nn.Module, inputs: Any) -> None:
+        ledger.place = name
+
+    return enter
+
+
+def _leave(ledger: Ledger, name: str, phase: str) -> Callable[..., None]:
+    def back(gradient: torch.Tensor) -> None:
+        ledger.start(phase)
+        ledger.place = f"{name}, backwards"
+
+    def leave(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        ledger.place = ""
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, torch.Tensor) and first.requires_grad:
+            first.register_hook(back)
+
+    return leave
+
+
+@contextmanager
+def watch_head() -> Iterator[Callable[[Ledger], None]]:
+    """Let TRL's fused loss head name itself to the ledger that the given function is called with."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction as Head
+
+    watching: list[Ledger] = []
+    own = {name: vars(Head)[name] for name in ("forward", "backward")}
+
+    def named(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            if not watching:
+                return function(*args)
+            with watching[0].phase(HEAD):
+                return function(*args)
+
+        return run
+
+    for name, function in own.items():
+        setattr(Head, name, staticmethod(named(function.__func__)))
+    try:
+        yield watching.append
+    finally:
+        for name, function in own.items():
+            setattr(Head, name, function)
