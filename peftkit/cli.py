@@ -13,6 +13,9 @@ from peftkit.cli_answer import answer_app
 from peftkit.cli_export import export_app
 from peftkit.cli_merge import merge_app
 from peftkit.cli_pack import pack_app
+
+
+from peftkit.cli_plan import plan_app
 from peftkit.cli_share import share_app
 from peftkit.errors import PeftkitError
 
@@ -28,6 +31,7 @@ assets_app = typer.Typer(help="List and fetch the embedded model and data.", inv
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(assets_app, name="assets")
 app.add_typer(answer_app)
+app.add_typer(plan_app)
 app.add_typer(merge_app)
 app.add_typer(adapters_app)
 app.add_typer(share_app)

@@ -68,6 +68,18 @@ class RemoteError(PeftkitError):
     exit_code = 10
 
 
+class DoesNotFitError(PeftkitError):
+    """A run needs more memory than the card has."""
+
+    exit_code = 11
+
+
+class NotModelledError(PeftkitError):
+    """A part of a run has no model that a plan could use."""
+
+    exit_code = 12
+
+
 def first_line(error: BaseException) -> str:
     """Return what an error says first, of at most 300 characters; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -20,8 +20,16 @@ def family_of(source: Source, config: RunConfig) -> Family:
         ConfigError: The model cannot do the task, or not in the way that was asked for.
         ModelError: The model's configuration cannot be read.
     """
+    return family_by(settings_of(source), config)
+
+
+def family_by(settings: Any, config: RunConfig) -> Family:
+    """Say how a base model of such a configuration answers.
+
+    Raises:
+        ConfigError: The model cannot do the task, or not in the way that was asked for.
+    """
     task, path = config.task, config.model.path
-    settings = settings_of(source)
     if settings.is_encoder_decoder:
         if task.kind not in ("generation", "classification") or task.answer == "head" or task.multi_label:
             raise ConfigError(

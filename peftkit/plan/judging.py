@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from peftkit.config import RunConfig
+from peftkit.plan.ledger import Ledger
+from peftkit.plan.parts import EVALUATION
 
 if TYPE_CHECKING:
     from peftkit.model.family import Family
@@ -28,7 +30,7 @@ class Judged:
     written: int
 
 
-def judge(model: Any, family: Family, config: RunConfig, judged: Judged) -> None:
+def judge(model: Any, family: Family, config: RunConfig, judged: Judged, ledger: Ledger) -> None:
     """Do on meta tensors what judging one batch does.
 
     Args:
@@ -36,7 +38,9 @@ def judge(model: Any, family: Family, config: RunConfig, judged: Judged) -> None
         family: How it answers.
         config: The run's configuration.
         judged: The rows.
+        ledger: Told when reading turns into writing.
     """
+    ledger.start(EVALUATION)
     ids = torch.ones((judged.rows, judged.length), dtype=torch.int64, device="meta")
     with torch.no_grad():
         if family == "head":
@@ -46,10 +50,10 @@ def judge(model: Any, family: Family, config: RunConfig, judged: Judged) -> None
         elif config.task.kind in ("chat", "completion"):
             _score(model, ids, judged.written)
         else:
-            _write_on(model, ids, judged.written, labels=bool(config.task.labels) and not config.task.multi_label)
+            _write_on(model, ids, judged.written, ledger, labels=bool(config.task.labels) and not config.task.multi_label)
 
 
-def _write_on(model: Any, ids: torch.Tensor, written: int, *, labels: bool) -> None:
+def _write_on(model: Any, ids: torch.Tensor, written: int, ledger: Ledger, *, labels: bool) -> None:
     """Read prompts, score labels on a copy of the cache, and write the last token of an answer of the full length."""
     from peftkit.evaluate.answers import _Step
 
@@ -57,6 +61,7 @@ def _write_on(model: Any, ids: torch.Tensor, written: int, *, labels: bool) -> N
     full = torch.cat([ids, room], dim=1)  # the cache at its longest, as if the answer had been read with the prompt
     step = _Step(model, torch.ones_like(full))
     logits = step(full)
+    ledger.start(f"{EVALUATION}, writing")
     if labels:
         logits = step.fork()(logits.argmax(-1)[:, None])
     step(logits.argmax(-1)[:, None])

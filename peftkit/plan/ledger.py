@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +11,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from peftkit.plan.work import Work
 
 Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 Hidden = Callable[[Any, tuple[Any, ...], Any], int]
@@ -37,45 +37,56 @@ class Block:
     phase: str = ""
 
 
+@dataclass(frozen=True)
+class Top:
+    """The most that was alive at once, in one phase.
+
+    Attributes:
+        bytes: How much, with what an operation held inside itself.
+        at: Number of the operation at which it occurred.
+        operation: Name of that operation.
+        place: Path of the layer in which it ran; empty outside of layers.
+    """
+
+    bytes: int
+    at: int = 0
+    operation: str = ""
+    place: str = ""
+
+
 @dataclass
 class Trace:
     """What happened to memory, operation by operation.
 
     Attributes:
         blocks: Every storage that there was.
-        peak: Largest sum of bytes alive at once, with what an operation held inside itself.
-        at: Number of the operation at which the peak occurred.
-        operation: Name of that operation.
-        where: Path of the module in which it ran, or the phase.
         marks: First operation of each phase, in order.
-        peaks: Largest sum of bytes alive in each phase.
-        events: Allocations (positive) and releases (negative number of the block, less one), in order.
+        tops: The most that was alive at once in each phase.
+        events: Allocations (number of the block) and releases (minus that number, less one), in order.
     """
 
     blocks: list[Block]
-    peak: int = 0
-    at: int = 0
-    operation: str = ""
-    where: str = ""
     marks: list[tuple[int, str]] = field(default_factory=list)
-    peaks: dict[str, int] = field(default_factory=dict)
+    tops: dict[str, Top] = field(default_factory=dict)
     events: list[int] = field(default_factory=list)
+
+    def top(self, *phases: str) -> tuple[str, Top]:
+        """Return the phase with the most alive at once, and that; of the given phases, or of all."""
+        name = max(phases or self.tops, key=lambda one: self.tops[one].bytes)
+        return name, self.tops[name]
+
+    @property
+    def peak(self) -> int:
+        """The most bytes alive at once."""
+        return self.top()[1].bytes
 
     def alive(self, at: int) -> Iterator[Block]:
         """Yield what was alive when an operation had run."""
         return (one for one in self.blocks if one.born <= at and (one.died is None or one.died > at))
 
-    def by_kind(self, at: int | None = None) -> dict[str, int]:
-        """Return bytes by kind when an operation had run, by default that of the peak."""
-        found: dict[str, int] = defaultdict(int)
-        for one in self.alive(self.at if at is None else at):
-            found[one.kind] += one.size
-        return dict(found)
-
-    def phase(self, at: int) -> str:
-        """Return the phase that an operation belongs to."""
-        place = bisect_right([start for start, _ in self.marks], at)
-        return self.marks[place - 1][1] if place else ""
+    def starts(self, phase: str) -> list[int]:
+        """Return the operations at which a phase began."""
+        return [start for start, name in self.marks if name == phase]
 
 
 class Ledger(TorchDispatchMode):
@@ -85,14 +96,18 @@ class Ledger(TorchDispatchMode):
         device: Type of the device whose storages count; others, such as counters of optimizers in main memory, do not.
         run: Carries out an operation; by default torch itself.
         hidden: Bytes that an operation holds inside itself, unseen here, given the operation, its arguments and result.
+        work: Where the arithmetic of each operation is added up.
     """
 
-    def __init__(self, device: str, run: Run | None = None, hidden: Hidden | None = None) -> None:
+    def __init__(
+        self, device: str, run: Run | None = None, hidden: Hidden | None = None, work: Work | None = None
+    ) -> None:
         super().__init__()
         self.trace = Trace([])
         self._device = device
         self._run = run or _run
         self._hidden = hidden
+        self._work = work
         self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._clock = 0
         self._running = False
@@ -106,8 +121,11 @@ class Ledger(TorchDispatchMode):
         """Run an operation, and take note of the storages of its results."""
         self._clock += 1
         self._running = True
-        result = self._run(func, args, dict(kwargs or {}))
+        named = dict(kwargs or {})
+        result = self._run(func, args, named)
         self._running = False
+        if self._work is not None:
+            self._work.add(self._phase, func, args, named, result)
         for one in tree_leaves(result):
             if isinstance(one, torch.Tensor):
                 self._note(one, "")
@@ -119,14 +137,11 @@ class Ledger(TorchDispatchMode):
         return result
 
     def _look(self, now: int, func: Any) -> None:
-        """See whether this is the most that there was: in this phase, and in all."""
-        if now > self.trace.peaks.get(self._phase, 0):
-            self.trace.peaks[self._phase] = now
-            if now > self.trace.peak:
-                trace = self.trace
-                trace.peak, trace.at = now, self._clock
-                trace.operation = str(func.name()).removeprefix("aten::")
-                trace.where = self.place
+        """See whether this is the most that there was in this phase."""
+        held = self.trace.tops.get(self._phase)
+        if held is None or now > held.bytes:
+            name = str(func.name()).removeprefix("aten::")
+            self.trace.tops[self._phase] = Top(now, self._clock, name, self.place)
 
     def adopt(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
         """Count tensors that are there already, or say of what is known what it is; views count with what they show."""
@@ -151,7 +166,9 @@ class Ledger(TorchDispatchMode):
         if name != self._phase:
             self._phase = name
             self.trace.marks.append((self._clock + 1, name))
-            self.trace.peaks[name] = max(self.trace.peaks.get(name, 0), self._live)
+            held = self.trace.tops.get(name)
+            if held is None or held.bytes < self._live:
+                self.trace.tops[name] = Top(self._live, self._clock)
 
     def _note(self, tensor: torch.Tensor, kind: str, born: int | None = None) -> None:
         if tensor.device.type != self._device:

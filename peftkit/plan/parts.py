@@ -56,17 +56,18 @@ def watch_head() -> Iterator[Callable[[Ledger], None]]:
     watching: list[Ledger] = []
     own = {name: vars(Head)[name] for name in ("forward", "backward")}
 
-    def named(function: Callable[..., Any]) -> Callable[..., Any]:
+    def named(function: Callable[..., Any], phase: str) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
             if not watching:
                 return function(*args)
-            with watching[0].phase(HEAD):
+            with watching[0].phase(phase):
                 return function(*args)
 
         return run
 
     for name, function in own.items():
-        setattr(Head, name, staticmethod(named(function.__func__)))
+        phase = HEAD if name == "forward" else f"{HEAD}, backwards"
+        setattr(Head, name, staticmethod(named(function.__func__, phase)))
     try:
         yield watching.append
     finally:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+from peftkit.adapter.attach import count_parameters
 from peftkit.config import RunConfig
 from peftkit.data.examples import Example
 from peftkit.plan.build import build_model, frozen_states
 from peftkit.plan.judging import Judged, judge
 from peftkit.plan.ledger import Ledger, Trace
-from peftkit.plan.parts import BACKWARD, EVALUATION, FORWARD, OPTIMIZER, watch_head, watch_layers
+from peftkit.plan.parts import BACKWARD, FORWARD, OPTIMIZER, watch_head, watch_layers
 from peftkit.plan.stand_ins import Answers, meant_device
 from peftkit.plan.tokenizer import blank_tokenizer
+from peftkit.plan.work import Work
 from peftkit.plan.workspace import hidden_bytes
 
 if TYPE_CHECKING:
@@ -63,9 +65,26 @@ class Device:
         return None if self.dtype == torch.float32 else self.dtype
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What a step was seen to do.
+
+    Attributes:
+        trace: What happened to memory.
+        work: What was computed.
+        trainable: Number of parameters that are trained.
+        frozen: Number of the others; one of 4 bits counts as one.
+    """
+
+    trace: Trace
+    work: Work
+    trainable: int
+    frozen: int
+
+
 def trace_step(
     settings: Any, config: RunConfig, family: Family, batch: Batch, device: Device, judged: Judged | None = None
-) -> Trace:
+) -> Traced:
     """Trace a step of a run on the meta device, and judging held-out rows after it.
 
     Args:
@@ -84,7 +103,8 @@ def trace_step(
         model = build_model(settings, config, family, device.dtype)
         trainer, batches = _trainer(model, config, family, batch)
         answers = Answers.of(batches, batch.padded or config.train.packing)
-        ledger = Ledger("meta", answers, hidden_bytes if device.kind == "cuda" else None)
+        work = Work()
+        ledger = Ledger("meta", answers, hidden_bytes if device.kind == "cuda" else None, work)
         watch(ledger)
         step = _MetaStep(trainer, surroundings, ledger, batches)
         step.prepare()
@@ -93,9 +113,9 @@ def trace_step(
             if judged is not None and judged.rows:
                 answers.trained = answers.columns = judged.rows * judged.written
                 answers.masked = judged.rows > 1
-                with ledger.phase(EVALUATION):
-                    judge(model.eval(), family, config, judged)
-    return ledger.trace
+                judge(model.eval(), family, config, judged, ledger)
+        trainable, total = count_parameters(model)
+    return Traced(ledger.trace, work, trainable, total - trainable)
 
 
 class _MetaStep:

@@ -1,0 +1,53 @@
+"""The command that forecasts a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftkit.errors import DoesNotFitError
+
+plan_app = typer.Typer()
+
+
+@plan_app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a .py or .yaml file.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.max_length=4096.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values for one size of machine.")] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option("--gpu", metavar="CARD", help='A card or a size, such as "RTX 4090" or 24GB; several in turn.'),
+    ] = None,
+    apply: Annotated[
+        Path | None, typer.Option("--apply", metavar="FILE.yaml", help="Write the settings with the best advice.")
+    ] = None,
+    maximum: Annotated[
+        str | None,
+        typer.Option("--max", metavar="KEY", help="Find the largest max_length, batch, rank or model that fits."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")] = False,
+) -> None:
+    """Say whether a run fits, how long it takes, and what to change."""
+    from peftkit.plan.plan import plan_run, write_chosen
+    from peftkit.plan.screen import show_plan, verdict
+    from peftkit.resolve import resolve
+    from peftkit.ui import UI
+
+    ui = UI(as_json=as_json)
+    found = plan_run(resolve(recipe, words=words or (), file=config, preset=preset), gpu or (), maximum)
+    if as_json:
+        ui.json(found.as_json())
+    else:
+        show_plan(ui, found)
+    if apply is not None:
+        write_chosen(found, apply)
+        ui.say(f"wrote {apply}; then: peftkit run {apply}")
+    short = [one for one in found.forecasts if not one.fits]
+    if short and apply is None and found.largest is None:
+        raise DoesNotFitError(f"{verdict(short[0])}; `--apply FILE.yaml` writes what does")

@@ -1,0 +1,113 @@
+"""Changes of a configuration that save memory or time, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from peftkit.config import RunConfig
+from peftkit.plan.forecast import Subject
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change.
+
+    Attributes:
+        values: New values by key, such as `train.gradient_checkpointing`.
+        why: What it does, in a few words.
+    """
+
+    values: Values
+    why: str
+
+    @property
+    def words(self) -> str:
+        """The change as words of a command line."""
+        return " ".join(f"{key}={_word(value)}" for key, value in self.values.items())
+
+
+def changed(config: RunConfig, values: Values) -> RunConfig:
+    """Return a configuration with other values; keys of `extra` may be written as `train.extra.NAME`."""
+    nested: dict[str, Any] = config.model_dump()
+    for key, value in values.items():
+        group, name, *own = key.split(".", 2)
+        if own:
+            nested[group][name] = {**nested[group][name], own[0]: value}
+        else:
+            nested[group][name] = value
+    return RunConfig.model_validate(nested)
+
+
+def smaller(subject: Subject) -> Iterator[Change]:
+    """Yield changes that save memory, those first that cost least."""
+    config, train = subject.config, subject.config.train
+    judged = subject.load.judged(config).rows
+    if judged > 1:
+        for size in sorted({max(1, judged // 4), 1}, reverse=True):
+            yield Change({"evaluate.batch_size": size}, "judge fewer held-out rows at once; training is the same")
+    if config.model.quantization == "none" and subject.family != "head":
+        yield Change({"model.quantization": "nf4"}, "hold the frozen weights in 4 bits")
+    if config.model.quantization == "int8":
+        yield Change({"model.quantization": "nf4"}, "4 bits in place of 8")
+    rows, passes = train.per_device_train_batch_size, train.gradient_accumulation_steps
+    for size in dict.fromkeys(max(1, rows // divisor) for divisor in (2, 4, 8, 64)):
+        if size < rows:
+            yield micro_batch(size, -(-rows * passes // size), "fewer rows at once, as many in a step")
+    if not train.gradient_checkpointing and not recomputes(config):
+        yield Change({"train.gradient_checkpointing": True}, "recompute activations: less memory, a third slower")
+    if train.optim in ("adamw", "adam", "paged_adamw"):
+        yield Change({"train.optim": "adamw_8bit"}, "the optimizer's state in 8 bits")
+    if config.adapter.r and config.adapter.r > 8 and config.adapter.method == "lora":
+        yield Change({"adapter.r": max(8, config.adapter.r // 2)}, "half the rank: a smaller adapter")
+    for length in (train.max_length // 2, train.max_length // 4):
+        if length >= 64:
+            yield Change({"train.max_length": length}, "cut longer texts")
+
+
+def faster(subject: Subject) -> Iterator[Change]:
+    """Yield changes that take more memory and less time."""
+    config, train = subject.config, subject.config.train
+    if train.gradient_checkpointing:
+        yield Change({"train.gradient_checkpointing": False}, "recompute nothing")
+        for every in (4, 2):
+            settings = {**train.extra.get("activation_checkpointing_kwargs", {}), "every_n_layers": every}
+            yield Change(
+                {"train.extra.activation_checkpointing_kwargs": settings}, f"recompute one layer in {every} only"
+            )
+    rows, passes = train.per_device_train_batch_size, train.gradient_accumulation_steps
+    for factor in (4, 2):
+        if passes % factor == 0:
+            yield micro_batch(rows * factor, passes // factor, "more rows at once, as many in a step")
+    packs = subject.family == "causal" and not config.data.weight_column and not train.class_weights
+    if packs and not train.packing and not train.balance_classes and subject.load.mean < 0.5 * train.max_length:
+        together = max(1, round(rows * subject.load.mean / train.max_length))
+        yield Change(
+            {"train.packing": True, "train.per_device_train_batch_size": together}, "pack rows, without padding"
+        )
+    if config.model.quantization != "none":
+        yield Change({"model.quantization": "none"}, "no dequantization; weights in 16 bits")
+
+
+def micro_batch(rows: int, passes: int, why: str) -> Change:
+    """Return the change to so many rows of a forward pass, and so many passes of a step."""
+    return Change(
+        {"train.per_device_train_batch_size": rows, "train.gradient_accumulation_steps": passes},
+        why,
+    )
+
+
+def recomputes(config: RunConfig) -> bool:
+    """Whether activations are recomputed by an argument of the trainer's own."""
+    return bool(config.train.extra.get("activation_checkpointing") or config.train.extra.get("gradient_checkpointing"))
+
+
+def _word(value: Any) -> str:
+    import json
+
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{json.dumps(value)}'" if isinstance(value, dict) else str(value)
