@@ -19,7 +19,9 @@ def plan(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.max_length=4096.")
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")] = None,
-    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values for one size of machine.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="NAME", help="Values for one size of machine.")
+    ] = None,
     gpu: Annotated[
         list[str] | None,
         typer.Option("--gpu", metavar="CARD", help='A card or a size, such as "RTX 4090" or 24GB; several in turn.'),

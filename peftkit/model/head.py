@@ -77,7 +77,7 @@ def start_head(model: PreTrainedModel, fresh: Collection[str], seed: int) -> Non
         part.to(device)
 
 
-def open_head(model: PreTrainedModel, fresh: Collection[str]) -> dict[str, torch.nn.Module]:
+def open_head(model: PreTrainedModel, fresh: Collection[str]) -> dict[str, Any]:
     """Freeze a model but for its head, which computes in float32 from here on; return the head's modules by name.
 
     Args:

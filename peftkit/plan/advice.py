@@ -10,12 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftkit.config import RunConfig
-from peftkit.errors import NotModelledError, PeftkitError, first_line
+from peftkit.errors import PeftkitError
 from peftkit.plan.cards import Card
 from peftkit.plan.changes import Change, Values, changed, faster, smaller
-from peftkit.plan.depth import Outline, outline
-from peftkit.plan.forecast import Forecast, Subject, device_of
-from peftkit.plan.time import step_time
+from peftkit.plan.forecast import Forecast, Subject, read, trace
 from peftkit.plan.workload import Workload
 
 MOST = 5
@@ -72,11 +70,6 @@ class Adviser:
     def __init__(self, subject: Subject, now: Forecast) -> None:
         self.subject, self.now = subject, now
         self.card: Card = now.card
-        memory = now.memory
-        self._rounding = memory.reserved / max(1, memory.allocated)
-        self._scale = 1.0
-        self._scale = now.memory.total / self._total(self._outline(subject))
-        self._seconds_now = self._seconds(subject, self._outline(subject))
 
     def advise(self) -> list[Advice]:
         """Return advice, the best first."""
@@ -120,19 +113,25 @@ class Adviser:
         """
         values = {key: value for change in changes for key, value in change.values.items()}
         subject = self.with_values(values)
-        traced = self._outline(subject)
-        total = self._total(traced)
-        seconds = self._seconds(subject, traced)
+        # What only training does differently leaves judging as it is.
+        judging = any(not key.startswith("train.") or key == "train.max_length" for key in values)
+        then = self._forecast(subject, judging=judging)
+        total = then.memory.total if judging else max(then.memory.total, self._judging_now())
         return Advice(
             values=values,
             words=Change(values, "").words,
             why="; ".join(dict.fromkeys(change.why for change in changes)),
             total=total,
-            seconds=seconds,
+            seconds=then.step.middle,
             memory_gained=self.now.memory.total - total,
-            time_gained=1 - seconds / self._seconds_now,
+            # For each token, so that a change of how many rows a step has does not pass for speed.
+            time_gained=1 - then.seconds_per_token / self.now.seconds_per_token,
             fits=total <= self.card.memory,
         )
+
+    def _judging_now(self) -> int:
+        """Return the bytes of the card that judging takes as the run is."""
+        return self.now.memory.for_evaluation + self.now.memory.context
 
     def with_values(self, values: Values) -> Subject:
         """Return the run with other values; its rows are cut where `train.max_length` is lower."""
@@ -141,34 +140,10 @@ class Adviser:
 
     def total_of(self, subject: Subject) -> int:
         """Return the bytes of the card that another run takes."""
-        return self._total(self._outline(subject))
+        return self._forecast(subject, judging=True).memory.total
 
-    def _outline(self, subject: Subject) -> Outline:
-        config, load = subject.config, subject.load
-        device = device_of(config, self.card)
-        try:
-            return outline(
-                subject.settings, config, subject.family, load.batch(config), device, load.judged(config)
-            )
-        except PeftkitError:
-            raise
-        except Exception as error:  # as in `forecast.trace`
-            raise NotModelledError(f"the plan cannot model a change: {first_line(error)}") from error
-
-    def _total(self, traced: Outline) -> int:
-        workspace = self.card.workspace if self.card.kind == "cuda" else 0
-        return round(((traced.peak + workspace) * self._rounding + self.now.memory.context) * self._scale)
-
-    def _seconds(self, subject: Subject, traced: Outline) -> float:
-        """Return the seconds of an optimizer step, for each of its rows' tokens as many as now."""
-        train = subject.config.train
-        asked = train.gradient_accumulation_steps
-        seconds = step_time(traced.work, self.card, min(asked, 2), asked).middle
-        batch = subject.load.batch(subject.config)
-        held = batch.rows * batch.length * asked
-        share = min(1.0, subject.load.tokens_per_step(subject.config) / held)
-        # Per token, so that a change of how many rows a step has does not pass for speed.
-        return seconds * share / subject.load.tokens_per_step(subject.config) * self.now.tokens_per_step
+    def _forecast(self, subject: Subject, *, judging: bool) -> Forecast:
+        return read(subject, trace(subject, self.card, judging=judging), self.card)
 
 
 def cut(load: Workload, config: RunConfig) -> Workload:

@@ -1,8 +1,8 @@
 """What torch's CUDA allocator takes from the card for a sequence of allocations and releases.
 
-The rules are those of torch 2.13's `CUDACachingAllocator`: sizes go up to multiples of 512 bytes; up to 1 MiB comes from
-segments of 2 MiB; up to 10 MiB from segments of 20 MiB; more from a segment of its own, in steps of 2 MiB. The smallest
-free block that fits is taken, and cut if more than 1 MiB (512 bytes among small ones) would be left of it.
+The rules are those of torch 2.13's `CUDACachingAllocator`: sizes go up to multiples of 512 bytes; up to 1 MiB comes
+from segments of 2 MiB; up to 10 MiB from segments of 20 MiB; more from a segment of its own, in steps of 2 MiB. The
+smallest free block that fits is taken, and cut if more than 1 MiB (512 bytes among small ones) would be left of it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,20 @@ _STEP = 2 * MIB
 
 
 @dataclass(eq=False, slots=True)
+class _Segment:
+    """What was taken from the card at once, and how many parts of it are in use."""
+
+    size: int
+    used: int = 0
+
+
+@dataclass(eq=False, slots=True)
 class _Piece:
     """A part of a segment, with its neighbours in it."""
 
     size: int
     small: bool
+    segment: _Segment
     before: _Piece | None = None
     after: _Piece | None = None
     free: bool = False
@@ -34,12 +43,13 @@ class Allocator:
     """Keeps segments and their parts.
 
     Attributes:
-        reserved: Bytes taken from the card.
-        peak: The most that there ever were.
+        reserved: Bytes taken from the card: the most that there ever are, since it gives nothing back by itself.
+        used: Bytes of segments in use now. A card with the most that these ever are is enough: where it has no more,
+            torch gives back the segments that are not in use.
     """
 
     def __init__(self) -> None:
-        self.reserved = self.peak = 0
+        self.reserved = self.used = 0
         self._free: dict[bool, list[tuple[int, int, _Piece]]] = {True: [], False: []}
         self._count = 0
 
@@ -50,16 +60,21 @@ class Allocator:
         piece = self._find(size, small) or self._segment(size, small)
         left = piece.size - size
         if left >= _ROUND if small else left > _SMALL:
-            rest = _Piece(left, small, piece, piece.after)
+            rest = _Piece(left, small, piece.segment, piece, piece.after)
             if piece.after is not None:
                 piece.after.before = rest
             piece.size, piece.after = size, rest
             self._release(rest)
         piece.free = False
+        segment = piece.segment
+        self.used += 0 if segment.used else segment.size
+        segment.used += 1
         return piece
 
     def give(self, piece: _Piece) -> None:
         """Release what was allocated, and join it with free neighbours."""
+        piece.segment.used -= 1
+        self.used -= 0 if piece.segment.used else piece.segment.size
         for other in (piece.before, piece.after):
             if other is not None and other.free:
                 self._drop(other)
@@ -88,8 +103,7 @@ class Allocator:
     def _segment(self, size: int, small: bool) -> _Piece:
         taken = _SMALL_SEGMENT if small else _LARGE_SEGMENT if size < _LARGE else -(-size // _STEP) * _STEP
         self.reserved += taken
-        self.peak = max(self.peak, self.reserved)
-        return _Piece(taken, small)
+        return _Piece(taken, small, _Segment(taken))
 
     def _release(self, piece: _Piece) -> None:
         piece.free = True
@@ -101,24 +115,43 @@ class Allocator:
         held.pop(next(place for place, one in enumerate(held) if one[2] is piece))
 
 
-def reserved_bytes(trace: Trace, rounds: int = 2) -> int:
-    """Return the most that the allocator takes from the card, over several steps that are all as the traced one.
+@dataclass(frozen=True)
+class Taken:
+    """What torch's allocator has of a card.
+
+    Attributes:
+        training: Bytes that it must have for training.
+        evaluation: Bytes that it must have for judging held-out rows.
+        reserved: Bytes that it takes for both, if there are as many.
+    """
+
+    training: int
+    evaluation: int
+    reserved: int
+
+
+def replay(trace: Trace, judging: str, rounds: int = 2) -> Taken:
+    """Do what a trace did with torch's allocator, over several steps that are all as the traced one.
 
     Args:
         trace: A traced step, in which nothing was released before the model was there.
+        judging: What the names of phases begin with in which held-out rows are judged.
         rounds: How often the step is done; what the first one leaves in pieces shows in the second.
     """
     allocator = Allocator()
     held: dict[int, _Piece] = {}
-    ends_alive = {place for place, one in enumerate(trace.blocks) if one.died is None}
+    needed = {False: 0, True: 0}
     for number in range(rounds):
         for event in trace.events:
             place = event if event >= 0 else -event - 1
-            stays = trace.blocks[place].born == 0 or place in ends_alive
+            block = trace.blocks[place]
+            stays = block.born == 0 or block.died is None
             if stays and number:
                 continue
             if event >= 0:
-                held[place] = allocator.take(trace.blocks[place].size)
+                held[place] = allocator.take(block.size)
+                judged = block.phase.startswith(judging)
+                needed[judged] = max(needed[judged], allocator.used)
             elif place in held:
                 allocator.give(held.pop(place))
-    return allocator.peak
+    return Taken(needed[False], needed[True], allocator.reserved)

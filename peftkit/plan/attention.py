@@ -36,9 +36,10 @@ def attend(
     plain = query.ndim == 4 and query.shape[-1] == value.shape[-1]
     if device == "cpu" and plain and not dropout_p:
         mask = _as_values(attn_mask, query.dtype)
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        answer: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
         )[0]
+        return answer
     fits = plain and query.shape[-1] <= _LARGEST_HEAD and query.dtype in _HALF
     if device == "cuda" and fits and attn_mask is None:
         return _flash(query, key, value, dropout_p, is_causal, scale)

@@ -13,23 +13,25 @@ from torch.utils._pytree import tree_map
 from peftkit.plan.attention import attend
 
 _LOWER = frozenset(
-    "linear matmul __matmul__ __rmatmul__ mm bmm mv addmm addmm_ addbmm baddbmm einsum multi_dot chain_matmul vecdot "
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d prelu "
-    "scaled_dot_product_attention".split()
+    {
+        *("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "addmm_", "addbmm", "baddbmm"),
+        *("einsum", "multi_dot", "chain_matmul", "vecdot", "conv1d", "conv2d", "conv3d", "conv_transpose1d"),
+        *("conv_transpose2d", "conv_transpose3d", "prelu", "scaled_dot_product_attention"),
+    }
 )
 """Operations that autocast computes in the lower precision, on a GPU and on a processor (torch's autocast_mode.h)."""
 
+_LOSSES = ("nll_loss", "cross_entropy", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div")
 _FLOAT: Mapping[str, frozenset[str]] = {
     "cuda": frozenset(
-        "acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ softplus "
-        "layer_norm group_norm norm cosine_similarity cdist dist renorm logsumexp cumprod cumsum prod sum softmax "
-        "log_softmax nll_loss cross_entropy smooth_l1_loss mse_loss l1_loss huber_loss kl_div "
-        "binary_cross_entropy_with_logits".split()
+        {
+            *("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt"),
+            *("sinh", "tan", "pow", "__pow__", "__rpow__", "softplus", "layer_norm", "group_norm", "norm", "cdist"),
+            *("cosine_similarity", "dist", "renorm", "logsumexp", "cumprod", "cumsum", "prod", "sum", "softmax"),
+            *("log_softmax", "binary_cross_entropy_with_logits", *_LOSSES),
+        }
     ),
-    "cpu": frozenset(
-        "cdist nll_loss cross_entropy mse_loss l1_loss smooth_l1_loss huber_loss kl_div "
-        "binary_cross_entropy_with_logits".split()
-    ),
+    "cpu": frozenset({"cdist", "binary_cross_entropy_with_logits", *_LOSSES}),
 }
 """Operations that autocast computes in float32, by device."""
 

@@ -1,4 +1,4 @@
-"""A run's model on the meta device: transformers' own layers, bitsandbytes' quantized ones, and the adapter, no weights."""
+"""A run's model on the meta device: transformers' layers, bitsandbytes' quantized ones, the adapter, and no weights."""
 
 from __future__ import annotations
 

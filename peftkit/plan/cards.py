@@ -19,7 +19,7 @@ class Card:
     Attributes:
         name: As its maker calls it.
         memory: Bytes that a program can have, with nothing else on the card.
-        tflops: Dense matrix products in bfloat16 (float16 before Ampere) with float32 sums, in 10^12 operations a second.
+        tflops: Dense products in bfloat16 (float16 before Ampere) with float32 sums, in 10^12 operations a second.
         bandwidth: Bytes a second to and from its memory.
         bfloat16: Whether it computes in bfloat16.
         context: Bytes that the driver and CUDA's libraries take for a process, which torch does not count.
@@ -67,8 +67,8 @@ CARDS: tuple[Card, ...] = (
     _card("T4", 14.56, 65, 320, bfloat16=False, context=300 * MIB),
     _card("V100 32GB", 31.7, 125, 900, bfloat16=False, context=300 * MIB),
 )
-"""Rates: the makers' data sheets, dense; GeForce cards at half rate, as their float32 sums make it (NVIDIA's Ampere, Ada
-and Blackwell architecture papers). Memory: what torch reports of such cards (`torch.cuda.get_device_properties`)."""
+"""Rates: the makers' data sheets, dense; GeForce cards at half rate, as their float32 sums make it (NVIDIA's papers on
+Ampere, Ada and Blackwell). Memory: what torch reports of such cards (`torch.cuda.get_device_properties`)."""
 
 _BY_SIZE = {8: "RTX 4070", 10: "RTX 3080 10GB", 12: "RTX 4070", 16: "RTX 4080", 24: "RTX 4090", 32: "RTX 5090"}
 _USABLE = 0.98  # of a card's nominal memory

@@ -9,11 +9,12 @@ from peftkit import machine
 from peftkit.config import RunConfig
 from peftkit.errors import ConfigError, NotModelledError, PeftkitError, first_line
 from peftkit.model.quantize import stored_kind
-from peftkit.plan import memory as memory_module
 from peftkit.plan.calibration import Calibration
 from peftkit.plan.cards import Card
-from peftkit.plan.memory import Memory, memory_of
-from peftkit.plan.step import Device, Traced, trace_step
+from peftkit.plan.memory import Memory, as_json, memory_of
+from peftkit.plan.outline import Outline, outline
+from peftkit.plan.parts import EVALUATION
+from peftkit.plan.step import Device
 from peftkit.plan.time import Range, judging_time, step_time
 from peftkit.plan.workload import Workload
 
@@ -75,6 +76,11 @@ class Forecast:
         return self.card.memory - self.memory.total
 
     @property
+    def seconds_per_token(self) -> float:
+        """Likely seconds of a step over its tokens."""
+        return self.step.middle / self.tokens_per_step
+
+    @property
     def fits(self) -> bool:
         """Whether it fits."""
         return self.left >= 0
@@ -92,7 +98,7 @@ class Forecast:
             "fits": self.fits,
             "tight": self.tight,
             "left": self.left,
-            "memory": memory_module.as_json(self.memory),
+            "memory": as_json(self.memory),
             "time": {
                 "steps": self.steps,
                 "tokens_per_step": round(self.tokens_per_step, 1),
@@ -115,8 +121,8 @@ def forecast(subject: Subject, card: Card, calibration: Calibration | None = Non
     return read(subject, trace(subject, card), card, calibration)
 
 
-def trace(subject: Subject, card: Card) -> Traced:
-    """Trace a run as it would be on a card.
+def trace(subject: Subject, card: Card, *, judging: bool = True) -> Outline:
+    """Trace a run as it would be on a card, with judging held-out rows or without.
 
     Raises:
         ConfigError: The run cannot be as it is configured.
@@ -125,9 +131,8 @@ def trace(subject: Subject, card: Card) -> Traced:
     require_modelled(subject)
     load, config = subject.load, subject.config
     try:
-        return trace_step(
-            subject.settings, config, subject.family, load.batch(config), device_of(config, card), load.judged(config)
-        )
+        judged = load.judged(config) if judging else None
+        return outline(subject.settings, config, subject.family, load.batch(config), device_of(config, card), judged)
     except PeftkitError:
         raise
     except Exception as error:  # a library met what has no meaning without values; its own words say what
@@ -151,7 +156,7 @@ def require_modelled(subject: Subject) -> None:
         )
 
 
-def read(subject: Subject, traced: Traced, card: Card, calibration: Calibration | None = None) -> Forecast:
+def read(subject: Subject, traced: Outline, card: Card, calibration: Calibration | None = None) -> Forecast:
     """Read a trace for one card."""
     config, load = subject.config, subject.load
     asked = config.train.gradient_accumulation_steps
@@ -200,8 +205,8 @@ def device_of(config: RunConfig, card: Card) -> Device:
     return Device(card.kind, dtype)
 
 
-def _flops(traced: Traced) -> int:
-    return traced.work.flops(*(name for name in traced.work.of if not name.startswith("evaluation")))
+def _flops(traced: Outline) -> int:
+    return traced.work.flops(*(name for name in traced.work.of if not name.startswith(EVALUATION)))
 
 
 def _named(subject: Subject) -> str:

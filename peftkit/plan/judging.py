@@ -50,7 +50,9 @@ def judge(model: Any, family: Family, config: RunConfig, judged: Judged, ledger:
         elif config.task.kind in ("chat", "completion"):
             _score(model, ids, judged.written)
         else:
-            _write_on(model, ids, judged.written, ledger, labels=bool(config.task.labels) and not config.task.multi_label)
+            _write_on(
+                model, ids, judged.written, ledger, labels=bool(config.task.labels) and not config.task.multi_label
+            )
 
 
 def _write_on(model: Any, ids: torch.Tensor, written: int, ledger: Ledger, *, labels: bool) -> None:

@@ -89,7 +89,7 @@ class Trace:
         return [start for start, name in self.marks if name == phase]
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps count of every storage that is made and given back while it is active.
 
     Args:
@@ -102,7 +102,7 @@ class Ledger(TorchDispatchMode):
     def __init__(
         self, device: str, run: Run | None = None, hidden: Hidden | None = None, work: Work | None = None
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace([])
         self._device = device
         self._run = run or _run

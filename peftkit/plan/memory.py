@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peftkit.config import RunConfig
-from peftkit.plan.allocator import reserved_bytes
+from peftkit.plan.allocator import Taken
 from peftkit.plan.cards import GIB, MIB, Card
-from peftkit.plan.ledger import Trace
-from peftkit.plan.parts import BACKWARD, EVALUATION, FORWARD, HEAD
-from peftkit.plan.step import Traced
+from peftkit.plan.outline import Outline
 
 HOST_LIBRARIES = 2 * GIB
-"""Main memory of a process that has torch with CUDA, transformers and their kernels loaded (1.5 to 2.5 GiB by release)."""
+"""Main memory of a process that has torch with CUDA and transformers loaded (1.5 to 2.5 GiB by release)."""
 
 _FRAGMENTS = 1.02  # of a processor's heap, over the live bytes
 _FILE_SYSTEM = 50 * MIB  # predictions, report and logs of a run
@@ -31,7 +29,9 @@ class Memory:
         phase: Where training has its peak: in which pass.
         operation: The operation at which it has it.
         place: The layer in which that ran; empty outside of layers.
-        reserved: What the allocator takes for all of it, with its rounding and what it holds in pieces.
+        for_training: What torch must have of the card for training, with its rounding and what is left in pieces.
+        for_evaluation: The same for judging.
+        reserved: What torch takes, if there is as much.
         context: What CUDA, or the libraries of a run on a processor, take beside that.
         host: Main memory that the run takes.
         disk: Disk by what is kept: download, checkpoints, adapter, and a merged model.
@@ -43,6 +43,8 @@ class Memory:
     phase: str
     operation: str
     place: str
+    for_training: int
+    for_evaluation: int
     reserved: int
     context: int
     host: int
@@ -56,32 +58,30 @@ class Memory:
     @property
     def total(self) -> int:
         """What the card, or main memory where there is none, must have."""
-        return self.reserved + self.context
+        return max(self.for_training, self.for_evaluation) + self.context
 
 
-def memory_of(traced: Traced, config: RunConfig, card: Card) -> Memory:
-    """Return what a traced run takes on a card."""
-    trace = traced.trace
-    phase, top = trace.top(*(name for name in trace.tops if not name.startswith(EVALUATION)))
-    judged = [one.bytes for name, one in trace.tops.items() if name.startswith(EVALUATION)]
-    workspace = card.workspace if card.kind == "cuda" else 0
-    components = components_at_peak(trace, phase, top.at)
-    components["loss head" if phase.startswith(HEAD) else "transient"] += top.bytes - sum(components.values())
-    components["cuBLAS workspace"] = workspace
-    held = reserved_bytes(trace) if card.kind == "cuda" else round(trace.peak * _FRAGMENTS)
-    adapter = 4 * traced.trainable
-    download = 2 * traced.frozen
-    total = held + workspace
-    return Memory(
-        components={name: size for name, size in components.items() if size > 0},
+def memory_of(outline: Outline, config: RunConfig, card: Card) -> Memory:
+    """Return what a run takes on a card."""
+    training, judging = outline.top(evaluation=False), outline.top(evaluation=True)
+    assert training is not None
+    phase, top = training
+    judged = judging[1].bytes if judging else 0
+    workspace = card.workspace
+    taken = outline.taken if card.kind == "cuda" else _heap(top.bytes, judged)
+    adapter, download = 4 * outline.trainable, 2 * outline.frozen
+    memory = Memory(
+        components=_sorted({**outline.components[phase], "cuBLAS workspace": workspace}),
         training=top.bytes + workspace,
-        evaluation=max(judged) + workspace if judged else 0,
+        evaluation=judged + workspace if judged else 0,
         phase=phase,
         operation=top.operation,
         place=top.place,
-        reserved=total,
+        for_training=taken.training + workspace,
+        for_evaluation=taken.evaluation + workspace if judged else 0,
+        reserved=taken.reserved + workspace,
         context=card.context,
-        host=total + card.context if card.kind == "cpu" else HOST_LIBRARIES,
+        host=HOST_LIBRARIES,
         disk={
             "download": download,
             "checkpoints": adapter * config.train.save_total_limit,
@@ -90,38 +90,20 @@ def memory_of(traced: Traced, config: RunConfig, card: Card) -> Memory:
             "merged model": download,
         },
     )
+    return memory if card.kind == "cuda" else replace(memory, host=memory.total)
 
 
-def components_at_peak(trace: Trace, phase: str, at: int) -> dict[str, int]:
-    """Return bytes by component when an operation had run.
-
-    What the forward pass made and what is still there when the backward pass begins is saved for it; what else
-    operations made is transient, or the loss head's where that made it.
-    """
-    backwards = next((start for start, name in trace.marks if name.startswith(BACKWARD) and start > at), None)
-    found: dict[str, int] = defaultdict(int)
-    for one in trace.alive(at):
-        if one.kind:
-            found[_named(one.kind)] += one.size
-        elif one.phase.startswith(HEAD):
-            found["loss head"] += one.size
-        elif one.phase == FORWARD and (phase != FORWARD or _outlives(one.died, backwards)):
-            found["saved activations"] += one.size
-        else:
-            found["transient"] += one.size
-    return found
+def _heap(training: int, judged: int) -> Taken:
+    """Return what a processor's heap takes: live bytes, and some that are left in pieces."""
+    return Taken(round(training * _FRAGMENTS), round(judged * _FRAGMENTS), round(max(training, judged) * _FRAGMENTS))
 
 
-def _outlives(died: int | None, start: int | None) -> bool:
-    return died is None or (start is not None and died > start)
-
-
-def _named(kind: str) -> str:
-    dtype = kind.removeprefix("base ")
-    if dtype == kind:
-        return "adapter" if kind == "adapter" else kind
-    held = {"uint8": "4-bit", "int8": "8-bit", "scales": "scales of quantized"}.get(dtype, dtype)
-    return f"base weights, {held}" if dtype != "scales" else "base weights, scales"
+def _sorted(components: Mapping[str, int]) -> dict[str, int]:
+    """Return components in the order of a training step, without empty ones."""
+    order = [name for name in components if name.startswith("base weights")]
+    order += ["buffers", "adapter", "optimizer", "gradients", "saved activations", "loss head", "transient"]
+    order += [name for name in components if name not in order]
+    return {name: components[name] for name in order if components.get(name, 0) > 0}
 
 
 def as_json(memory: Memory) -> dict[str, Any]:
@@ -129,6 +111,8 @@ def as_json(memory: Memory) -> dict[str, Any]:
     return {
         "total": memory.total,
         "allocated": memory.allocated,
+        "for_training": memory.for_training,
+        "for_evaluation": memory.for_evaluation,
         "reserved": memory.reserved,
         "context": memory.context,
         "training": memory.training,

@@ -43,7 +43,7 @@ def _leave(ledger: Ledger, name: str, phase: str) -> Callable[..., None]:
         ledger.place = ""
         first = output[0] if isinstance(output, tuple) else output
         if isinstance(first, torch.Tensor) and first.requires_grad:
-            first.register_hook(back)
+            first.register_hook(back)  # type: ignore[no-untyped-call]
 
     return leave
 

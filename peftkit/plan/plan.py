@@ -16,10 +16,11 @@ from peftkit.plan.calibration import calibration_of
 from peftkit.plan.cards import Card, find_card
 from peftkit.plan.changes import changed
 from peftkit.plan.forecast import Forecast, Subject, device_of, read, trace
+from peftkit.plan.outline import Outline
 from peftkit.plan.rates import this_machine
 from peftkit.plan.search import Largest, largest
 from peftkit.plan.shapes import settings_for
-from peftkit.plan.step import Device, Traced
+from peftkit.plan.step import Device
 from peftkit.plan.workload import find_workload
 from peftkit.resolve import Resolved
 
@@ -100,7 +101,7 @@ def subject_of(resolved: Resolved) -> Subject:
 
 def forecasts_of(subject: Subject, cards: Sequence[Card]) -> list[Forecast]:
     """Forecast a run on several cards; cards that compute alike share a trace."""
-    traces: dict[Device, Traced] = {}
+    traces: dict[Device, Outline] = {}
     found = []
     for card in cards:
         device = device_of(subject.config, card)

@@ -30,9 +30,7 @@ def this_machine() -> Card:
     except ConfigError:
         flops, bandwidth = measured_rates("cuda")
         return Card(name, memory, flops / 1e12 / 0.7, bandwidth / 0.78, machine.fast_dtype() == "bfloat16")
-    return Card(
-        name, memory, card.tflops, card.bandwidth, card.bfloat16, card.context, card.workspace
-    )
+    return Card(name, memory, card.tflops, card.bandwidth, card.bfloat16, card.context, card.workspace)
 
 
 def measured_rates(device: str) -> tuple[float, float]:

@@ -9,10 +9,11 @@ from peftkit.plan.time import Range
 from peftkit.ui import UI, percent
 
 _ROWS = {
-    "training": "largest training batch",
-    "evaluation": "largest judged batch",
-    "reserved": "taken by torch, rounded and in pieces",
-    "context": "CUDA, or libraries",
+    "training": "alive at once: training",
+    "evaluation": "alive at once: judging",
+    "for_training": "needed with rounding and pieces: training",
+    "for_evaluation": "needed with rounding and pieces: judging",
+    "context": "CUDA's own, or libraries",
 }
 
 

@@ -115,7 +115,7 @@ def _largest_model(subject: Subject, adviser: Adviser) -> Largest:
     best = Largest("model.path", None, 0)
     for name, _ in sorted(known_models().items(), key=lambda item: item[1], reverse=True):
         settings = known_settings(name)
-        if settings.is_encoder_decoder or not _alike(subject, settings):
+        if settings is None or settings.is_encoder_decoder or not _alike(subject, settings):
             continue
         config = subject.config.model_copy(
             update={"model": subject.config.model.model_copy(update={"path": name, "revision": None})}

@@ -16,15 +16,17 @@ from peftkit.model.load import Source, settings_of
 TABLE = Path(__file__).with_name("shapes.json")
 """Published `config.json` values that decide shapes, each with the number of parameters that they give."""
 
-_NO_SIZE = frozenset("instruct it chat base hf pt thinking 2507 bnb 4bit unsloth meta".split())
+_NO_SIZE = frozenset(
+    ("instruct", "it", "chat", "base", "hf", "pt", "thinking", "2507", "bnb", "4bit", "unsloth", "meta")
+)
 """Words of a name that say nothing of a model's size."""
 
 
 def settings_for(config: ModelConfig) -> Any:
     """Return the configuration of a run's base model without fetching any of its weights.
 
-    A folder needs its `config.json` alone; well-known models come from the table; of others the hub, or its cache, gives
-    the `config.json`.
+    A folder needs its `config.json` alone; well-known models come from the table; of others the hub, or its cache,
+    gives the `config.json`.
 
     Raises:
         ModelError: There is no such model, or no network to ask about it.

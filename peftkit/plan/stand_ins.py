@@ -90,7 +90,11 @@ class Answers:
     def _int8_rows(self, tensor: torch.Tensor, threshold: float = 0.0) -> Any:
         rows = tensor.numel() // tensor.shape[-1]
         outliers = tensor.new_empty((0,), dtype=torch.int64) if threshold else None
-        return tensor.new_empty(tensor.shape, dtype=torch.int8), tensor.new_empty((rows,), dtype=torch.float32), outliers
+        return (
+            tensor.new_empty(tensor.shape, dtype=torch.int8),
+            tensor.new_empty((rows,), dtype=torch.float32),
+            outliers,
+        )
 
     def _int8_product(
         self, a: torch.Tensor, ca: torch.Tensor, cb: torch.Tensor, *more: Any, **named: Any
@@ -169,13 +173,9 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
         ):
             stack.enter_context(_replaced(owner, name, stand_in))
         if on_gpu:
-            for name, stand_in in (
-                ("_forward_kernel", _NoKernel()),
-                ("_backward_kernel", _NoKernel()),
-                ("_addmm_fp32", _nothing),
-                ("triton", _Triton),
-            ):
-                stack.enter_context(_replaced(head, name, stand_in))
+            kernels: dict[str, Any] = {"_forward_kernel": _NoKernel(), "_backward_kernel": _NoKernel()}
+            for name, kernel in {**kernels, "_addmm_fp32": _nothing, "triton": _Triton}.items():
+                stack.enter_context(_replaced(head, name, kernel))
         stack.enter_context(surroundings)
         yield surroundings
 

@@ -235,9 +235,7 @@ def _trainer(model: Any, config: RunConfig, family: Family, batch: Batch) -> tup
     passes = min(config.train.gradient_accumulation_steps, 2)
     train = config.train.model_copy(update={"save_steps": 0})
     # Mixed precision is brought in from outside, and the model is where it should be.
-    config = config.model_copy(
-        update={"train": train, "model": config.model.model_copy(update={"dtype": "float32"})}
-    )
+    config = config.model_copy(update={"train": train, "model": config.model.model_copy(update={"dtype": "float32"})})
     model.hf_device_map = {"": "meta"}
     with tempfile.TemporaryDirectory() as folder:
         rows = examples(family, config, batch, passes)

@@ -13,5 +13,6 @@ def blank_tokenizer() -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1}, unk_token="</s>"))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1})))
+    tokenizer.add_special_tokens({"pad_token": "<pad>", "eos_token": "</s>"})
+    return tokenizer

@@ -13,7 +13,7 @@ GEMM_4BIT_FUSED = 512
 MIB = 1 << 20
 CUBLAS = 8 * MIB + MIB // 8
 CUBLAS_HOPPER = 32 * MIB
-"""What torch gives cuBLAS for one stream (`CUBLAS_WORKSPACE_CONFIG`: 4096 KiB twice and 16 KiB eight times, or 32 MiB)."""
+"""What torch gives cuBLAS for a stream (`CUBLAS_WORKSPACE_CONFIG`: 4096 KiB twice and 16 KiB eight times, or 32 MiB)."""
 
 
 def hidden_bytes(func: Any, args: tuple[Any, ...], result: Any) -> int:
@@ -26,7 +26,7 @@ def hidden_bytes(func: Any, args: tuple[Any, ...], result: Any) -> int:
     name = func.name()
     if name == "bitsandbytes::gemm_4bit":
         rows = args[0].numel() // args[0].shape[-1]
-        return math.prod(args[2]) * args[0].itemsize if rows > GEMM_4BIT_FUSED else 0
+        return math.prod(args[2]) * int(args[0].itemsize) if rows > GEMM_4BIT_FUSED else 0
     if name in ("bitsandbytes::int8_mixed_scaled_mm", "bitsandbytes::int8_scaled_mm"):
         product = result[0] if isinstance(result, tuple) else result
         return 4 * int(product.numel())
@@ -35,11 +35,11 @@ def hidden_bytes(func: Any, args: tuple[Any, ...], result: Any) -> int:
         rows, heads, tokens, size = query.shape
         sums = 4 * rows * heads * _up(tokens, 128) * (_up(size, 32) + 1)
         shared = 2 * query.numel() * query.itemsize if key.shape[1] != heads else 0
-        return sums + shared
+        return int(sums + shared)
     if name == "aten::_scaled_dot_product_efficient_attention_backward":
         query = args[1]
         rows, heads, tokens, size = query.shape
-        return 4 * rows * heads * tokens * (_up(size, 32) + 1) if query.dtype != torch.float32 else 0
+        return int(4 * rows * heads * tokens * (_up(size, 32) + 1)) if query.dtype != torch.float32 else 0
     return 0
 
 
