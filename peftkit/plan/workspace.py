@@ -13,7 +13,7 @@ GEMM_4BIT_FUSED = 512
 MIB = 1 << 20
 CUBLAS = 8 * MIB + MIB // 8
 CUBLAS_HOPPER = 32 * MIB
-"""What torch gives cuBLAS for a stream (`CUBLAS_WORKSPACE_CONFIG`: 4096 KiB twice and 16 KiB eight times, or 32 MiB)."""
+"""What torch gives cuBLAS for a stream (`CUBLAS_WORKSPACE_CONFIG`: 4096 KiB twice, 16 KiB eight times; or 32 MiB)."""
 
 
 def hidden_bytes(func: Any, args: tuple[Any, ...], result: Any) -> int:
