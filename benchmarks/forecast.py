@@ -129,6 +129,15 @@ CPU_CASES = (
 )
 """Combinations that a processor measures in a minute or two."""
 
+SMALL = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+"""What a rehearsal's models have."""
 LONG = Batch(1, 4096, 4000)
 CUDA_CASES = (
     *(
@@ -140,7 +149,9 @@ CUDA_CASES = (
     Case("meta-llama/Llama-3.1-8B", Batch(2, 2048, 2000), "nf4", "bfloat16", train=CHECKPOINTING),
     Case("meta-llama/Llama-3.1-8B", LONG, "nf4", "bfloat16", adapter={"use_dora": True}, train=CHECKPOINTING),
     Case("meta-llama/Llama-3.1-8B", Batch(4, 512, 20, padded=True), "nf4", "bfloat16"),
-    Case("meta-llama/Llama-3.1-8B", LONG, "nf4", "bfloat16", adapter={"r": 64}, train={**CHECKPOINTING, "packing": True}),
+    Case(
+        "meta-llama/Llama-3.1-8B", LONG, "nf4", "bfloat16", adapter={"r": 64}, train={**CHECKPOINTING, "packing": True}
+    ),
     Case("google/gemma-2-2b", Batch(2, 1024, 1000), "nf4", "bfloat16", train=CHECKPOINTING),
     Case("FacebookAI/roberta-large", Batch(32, 256, 0, padded=True), "none", "bfloat16", family="head"),
 )
@@ -151,7 +162,7 @@ def main() -> None:
     """Measure all cases beside their forecast, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuda", action="store_true", help="well-known shapes with random weights, on the GPU")
-    parser.add_argument("--layers", type=int, help="cut well-known models to so many layers, and rows short: a rehearsal")
+    parser.add_argument("--rehearse", action="store_true", help="with --cuda: small models of the same kinds, anywhere")
     parser.add_argument("--seconds", type=float, default=540, help="with --cuda: start no case after so many seconds")
     parser.add_argument("--out", type=Path, help="where the result goes")
     options = parser.parse_args()
@@ -162,7 +173,7 @@ def main() -> None:
         if options.cuda and time.monotonic() - begun > options.seconds:
             print(f"left out for want of time: {case.model} {case.said}", flush=True)
             continue
-        rows.append(on_gpu(case, options.layers) if options.cuda else on_processor(case))
+        rows.append(on_gpu(case, options.rehearse) if options.cuda else on_processor(case))
         print(json.dumps(rows[-1]), flush=True)
         gc.collect()
     result = {
@@ -182,18 +193,17 @@ def on_processor(case: Case) -> dict[str, Any]:
     config = case.config(path)
     settings = settings_of(find_model(config.model))
     device = Device("cpu", getattr(torch, case.dtype))
-    return compared(
-        case, settings, config, device, case.batch, lambda: measure_run(config, case.family, case.batch)
-    )
+    return compared(case, settings, config, device, case.batch, lambda: measure_run(config, case.family, case.batch))
 
 
-def on_gpu(case: Case, layers: int | None) -> dict[str, Any]:
+def on_gpu(case: Case, rehearse: bool) -> dict[str, Any]:
     """Measure a case on random weights, on the GPU or, as a rehearsal, on a processor."""
     settings = known_settings(case.model)
     batch = case.batch
-    if layers is not None:
-        settings = shallow(settings, layers)
-        settings.vocab_size = 512
+    if rehearse:
+        settings = shallow(settings, 2)
+        for name, value in SMALL.items():
+            setattr(settings, name, value)
         batch = Batch(batch.rows, min(batch.length, 32), min(batch.trained, 16), batch.padded)
     config = case.config(case.model)
     device = device_of(config, this_machine())

@@ -102,6 +102,9 @@ def run(
     config: ConfigFile = None,
     preset: PresetName = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start even if the forecast says that it does not fit.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -110,7 +113,7 @@ def run(
     from peftkit.ui import UI
 
     ui = UI(quiet=quiet, as_json=as_json)
-    result = pipeline.run(recipe, words=words or (), config=config, preset=preset, out=out, ui=ui)
+    result = pipeline.run(recipe, words=words or (), config=config, preset=preset, out=out, ui=ui, force=force)
     if as_json:
         ui.json({"folder": str(result.folder), **result.summary})
 

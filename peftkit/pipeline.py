@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
     from peftkit.data.prepare import Prepared
+    from peftkit.plan.forecast import Forecast
     from peftkit.train.callbacks import MetricsCallback
 
 
@@ -49,6 +50,7 @@ def run(
     preset: str | None = None,
     out: Path | str | None = None,
     ui: UI | None = None,
+    force: bool = False,
 ) -> RunResult:
     """Fine-tune an adapter and say what got better.
 
@@ -60,6 +62,7 @@ def run(
         preset: Name of one of the recipe's presets.
         out: Folder of the run; by default `runs/RECIPE-DATE-TIME`.
         ui: Where progress is shown; silent by default.
+        force: Start even if the forecast says that the run does not fit.
 
     Raises:
         PeftkitError: Whatever the user can mend, as one sentence.
@@ -72,7 +75,7 @@ def run(
     write_text(folder.config, to_yaml(resolved.config))
     screen.show_start(ui, resolved, folder.path)
     machine.quiet_libraries()
-    return _Run(resolved, folder, ui, started).go()
+    return _Run(resolved, folder, ui, started, force).go()
 
 
 def check(
@@ -99,12 +102,13 @@ def check(
 class _Run:
     """One run on its way: the stages in order, and how long each took."""
 
-    def __init__(self, resolved: Resolved, folder: RunFolder, ui: UI, started: datetime) -> None:
+    def __init__(self, resolved: Resolved, folder: RunFolder, ui: UI, started: datetime, force: bool) -> None:
         self.resolved = resolved
         self.config = resolved.config
         self.folder = folder
         self.ui = ui
         self.started = started
+        self.force = force
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -128,6 +132,7 @@ class _Run:
                         self.folder.rejected,
                         ({"where": row.where, "column": row.column, "reason": row.reason} for row in data.rejected),
                     )
+                forecast = self.forecast(base, data)
             with self.stage("model", "2/6 Model"):
                 loaded = load_model(base.source, self.config, base.family)
                 model = self.attach(loaded, base, data)
@@ -148,11 +153,23 @@ class _Run:
             recipe = self.resolved.recipe
             compared = compare_answers(self.config, recipe, test, before, after)
             write_passport_and_card(self.folder.adapter, recipe, self.config, model, base, data, compared)
-        summary = self.summary(base.held, compared, trained, parameters, converted)
+        summary = self.summary(base.held, compared, trained, parameters, converted, forecast)
         write_json(self.folder.summary, summary)
         self.report()
         screen.show_end(self.ui, self.resolved, self.folder, summary)
         return RunResult(self.folder.path, summary, self.folder.adapter)
+
+    def forecast(self, base: FoundModel, data: Prepared) -> Forecast | None:
+        """Forecast the run, and refuse it before its weights are fetched if it surely does not fit."""
+        from peftkit.plan.before import forecast_run, require_fit
+
+        found = forecast_run(self.config, base, data, self.ui)
+        if found is None:
+            return None
+        subject, forecast = found
+        write_json(self.folder.forecast, forecast.as_json())
+        require_fit(subject, forecast, self.force)
+        return forecast
 
     def attach(self, loaded: PreTrainedModel, base: FoundModel, data: Prepared) -> PeftModel:
         """Attach the adapter; some starts of it look at training rows."""
@@ -231,8 +248,11 @@ class _Run:
         trained: Mapping[str, Any],
         parameters: tuple[int, int],
         converted: dict[str, float] | None,
+        forecast: Forecast | None,
     ) -> dict[str, Any]:
         """Return the content of `summary.json`."""
+        from peftkit.plan.before import beside_measured
+
         cuda = machine.peak_cuda()
         finished = datetime.now(UTC)
         adapter_bytes = sum(file.stat().st_size for file in self.folder.adapter.glob("adapter_*"))
@@ -252,6 +272,7 @@ class _Run:
                 "peak_cuda_allocated": cuda[0] if cuda else None,
                 "peak_cuda_reserved": cuda[1] if cuda else None,
             },
+            "forecast": beside_measured(forecast, trained),
             "tokens_per_second": trained["tokens_per_second"],
             "tokens": {"train": trained["tokens"], "trained": trained["trained_tokens"]},
             "train": {name: trained[name] for name in ("steps", "epochs", "final_loss", "seconds")},

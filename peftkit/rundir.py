@@ -29,6 +29,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.data = path / "data.json"
+        self.forecast = path / "forecast.json"
         self.rejected = path / "rejected.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.predictions = path / "predictions.jsonl"
@@ -68,7 +69,7 @@ class RunFolder:
         try:
             yield
         except (PeftkitError, KeyboardInterrupt):
-            for file in (self.config, self.data, self.rejected):
+            for file in (self.config, self.data, self.forecast, self.rejected):
                 file.unlink(missing_ok=True)
             default_parent = [RUNS] if self.path.parent == RUNS else []
             for folder in (self.checkpoints, self.path, *default_parent):

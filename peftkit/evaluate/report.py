@@ -303,9 +303,12 @@ def _costs(summary: Json) -> list[tuple[str, str]]:
     memory, adapter = _section(summary, "memory"), _section(summary, "adapter")
     trainable, total = finite(adapter.get("trainable_parameters")), finite(adapter.get("total_parameters"))
     share = f" ({percent(trainable / total, 2)})" if trainable and total else ""
+    forecast = _section(summary, "forecast")
     shown = [
         ("Total time", duration(_section(summary, "time").get("total"))),
         ("Tokens per second", count(summary.get("tokens_per_second"))),
+        ("Time forecast at its start", duration(forecast.get("total_seconds"))),
+        ("Peak memory forecast at its start", size(forecast.get("memory"))),
         ("Peak memory of the process", size(memory.get("peak_rss"))),
         ("Peak GPU memory, allocated", size(memory.get("peak_cuda_allocated"))),
         ("Peak GPU memory, reserved", size(memory.get("peak_cuda_reserved"))),

@@ -52,6 +52,7 @@ class Forecast:
         card: The card.
         memory: Its bytes.
         step: Seconds of an optimizer step.
+        uncalibrated: Likely seconds of an optimizer step by the card's rates alone.
         steps: Optimizer steps; None where that is not known.
         total: Seconds of training and judging; None where the steps are not known.
         tokens_per_step: Tokens of an optimizer step, without padding.
@@ -63,6 +64,7 @@ class Forecast:
     card: Card
     memory: Memory
     step: Range
+    uncalibrated: float
     steps: int | None
     total: Range | None
     tokens_per_step: float
@@ -166,6 +168,7 @@ def read(subject: Subject, traced: Outline, card: Card, calibration: Calibration
     batch = load.batch(config)
     share = min(1.0, load.tokens_per_step(config) / (batch.rows * batch.length * asked))
     step = worst.times(share)
+    uncalibrated = step.middle
     if calibration is not None:
         step = calibration.applied(step)
     steps = load.steps(config)
@@ -180,6 +183,7 @@ def read(subject: Subject, traced: Outline, card: Card, calibration: Calibration
         card=card,
         memory=memory_of(traced, config, card),
         step=step,
+        uncalibrated=uncalibrated,
         steps=steps,
         total=total,
         tokens_per_step=load.tokens_per_step(config),

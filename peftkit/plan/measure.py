@@ -80,9 +80,7 @@ def measure_random(
     return _measure(model, config, family, batch, blank_tokenizer(), steps)
 
 
-def _measure(
-    model: PeftModel, config: RunConfig, family: Family, batch: Batch, tokenizer: Any, steps: int
-) -> Measured:
+def _measure(model: PeftModel, config: RunConfig, family: Family, batch: Batch, tokenizer: Any, steps: int) -> Measured:
     from peftkit.train.trainers import make_trainer
 
     config = config.model_copy(update={"train": config.train.model_copy(update={"max_steps": steps})})

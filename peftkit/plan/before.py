@@ -1,0 +1,74 @@
+"""The forecast that every run starts with: written into its folder, and a refusal where the run cannot fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from peftkit.errors import DoesNotFitError, PeftkitError
+from peftkit.model.load import settings_of
+from peftkit.plan.advice import Adviser
+from peftkit.plan.calibration import note
+from peftkit.plan.forecast import Forecast, Subject
+from peftkit.plan.plan import forecasts_of
+from peftkit.plan.rates import this_machine
+from peftkit.plan.screen import seconds, verdict
+from peftkit.plan.workload import workload_of
+from peftkit.ui import UI
+
+if TYPE_CHECKING:
+    from peftkit.config import RunConfig
+    from peftkit.data.prepare import Prepared
+    from peftkit.stages import FoundModel
+
+SURE = 1.05
+"""How many times what a machine has a run must need to be refused: the forecast is good to a few percent."""
+
+
+def forecast_run(config: RunConfig, base: FoundModel, data: Prepared, ui: UI) -> tuple[Subject, Forecast] | None:
+    """Forecast a run on this machine, from its rows and its model's configuration, and say it.
+
+    Returns:
+        What the forecast is about, and the forecast; None where a part cannot be modelled, which is said.
+    """
+    subject = Subject(settings_of(base.source), config, base.family, workload_of(data.train, data.test, config))
+    try:
+        (found,) = forecasts_of(subject, [this_machine()])
+    except PeftkitError as error:  # a run that cannot be at all says so itself, at the place where it fails
+        ui.note(f"no forecast: {error}")
+        return None
+    ui.say(f"forecast for {verdict(found)}; a step takes about {seconds(found.step)}")
+    return subject, found
+
+
+def require_fit(subject: Subject, found: Forecast, force: bool) -> None:
+    """Refuse a run that surely does not fit, with what to change.
+
+    Raises:
+        DoesNotFitError: It needs more than the machine has, and `force` is not set.
+    """
+    if force or found.memory.total <= SURE * found.card.memory:
+        return
+    advice = [one for one in Adviser(subject, found).advise() if one.fits]
+    change = f"take {advice[0].words}" if advice else "take a smaller model or a larger card"
+    raise DoesNotFitError(f"{verdict(found)}; {change}, or start it anyway with --force")
+
+
+def beside_measured(found: Forecast | None, trained: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Keep what the training took for later forecasts; return what `summary.json` says of the forecast.
+
+    Args:
+        found: The forecast, if there was one.
+        trained: `steps` and `seconds` of the training.
+    """
+    if found is None:
+        return None
+    measured = trained["seconds"] / max(1, trained["steps"])
+    note(found.card.name, found.uncalibrated, measured)
+    return {
+        "memory": found.memory.total,
+        "allocated": found.memory.allocated,
+        "seconds_per_step": float(f"{found.step.middle:.4g}"),
+        "measured_seconds_per_step": float(f"{measured:.4g}"),
+        "total_seconds": None if found.total is None else float(f"{found.total.middle:.4g}"),
+    }
