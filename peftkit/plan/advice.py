@@ -96,13 +96,14 @@ class Adviser:
         """Add changes up, in the order of what they cost, until it fits; nothing where all of them do not help."""
         taken: list[Change] = []
         total = self.now.memory.total
-        for change in smaller(self.subject):
-            with suppress(PeftkitError, ValidationError):
-                trial = self.try_change([*taken, change])
-                if trial.total < total - _WORTH * self.card.memory / 2:
-                    taken, total = [*taken, change], trial.total
-                    if trial.fits:
-                        return [trial]
+        for _ in range(2):  # what did not help at first may once something else does
+            for change in smaller(self.subject):
+                with suppress(PeftkitError, ValidationError):
+                    trial = self.try_change([*taken, change])
+                    if trial.total < total - _WORTH * self.card.memory / 2:
+                        taken, total = [*taken, change], trial.total
+                        if trial.fits:
+                            return [trial]
         return []
 
     def try_change(self, changes: Sequence[Change]) -> Advice:

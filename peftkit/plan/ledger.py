@@ -84,9 +84,12 @@ class Trace:
         """Yield what was alive when an operation had run."""
         return (one for one in self.blocks if one.born <= at and (one.died is None or one.died > at))
 
-    def starts(self, phase: str) -> list[int]:
-        """Return the operations at which a phase began."""
-        return [start for start, name in self.marks if name == phase]
+    def by_kind(self, at: int) -> dict[str, int]:
+        """Return bytes by kind when an operation had run."""
+        found: dict[str, int] = {}
+        for one in self.alive(at):
+            found[one.kind] = found.get(one.kind, 0) + one.size
+        return found
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ KEYS = {
 """What `--max` takes beside `model`: the key, and in what steps its value is given."""
 
 _MOST = {"max_length": 1 << 20, "batch": 1 << 12, "rank": 1 << 10}
-_ROUNDS = 6
+_ROUNDS = 12
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,6 @@ def _search(key: str, total: Callable[[int], int], memory: int, step: int, most:
         guessed = total(guess)
         if guessed <= memory:
             fits, fits_total = guess, guessed
-            nearby = min(guess + step, beyond)
-            if nearby < beyond and (over := total(nearby)) > memory:
-                beyond, beyond_total = nearby, over
         else:
             beyond, beyond_total = guess, guessed
     return Largest(key, fits, fits_total)

@@ -1,0 +1,213 @@
+"""`peftkit plan`: the verdict and its exit code, what is advised, the largest value that fits, and what is written."""
+
+import json
+import sys
+
+import pytest
+
+from peftkit import machine
+from peftkit.errors import ConfigError, DoesNotFitError, NotModelledError, OutputError
+from peftkit.plan import before, plan
+from peftkit.plan.advice import Adviser
+from peftkit.plan.cards import Card, find_card
+from peftkit.plan.changes import changed
+from peftkit.plan.plan import plan_run, write_chosen
+from peftkit.plan.shapes import known_settings
+from peftkit.plan.workload import find_workload
+from peftkit.resolve import resolve
+
+machine.quiet_libraries()
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Folder of a model's configuration alone: four narrow layers with a usual vocabulary."""
+    settings = known_settings("meta-llama/Llama-3.2-1B")
+    narrow = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
+    for name, value in {**narrow, "head_dim": 32, "num_hidden_layers": 4, "vocab_size": 32000}.items():
+        setattr(settings, name, value)
+    folder = tmp_path_factory.mktemp("narrow")
+    settings.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def resolved(narrow):
+    """Resolve a run on the narrow model."""
+
+    def call(*words, recipe="instruct"):
+        own = [f"model.path={narrow}", "train.per_device_train_batch_size=4", "train.max_length=512"]
+        return resolve(recipe, words=[*own, "adapter.r=8", "evaluate.batch_size=2", *words])
+
+    return call
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Let `--gpu 500` be a card of 500 MiB with nothing of its own on it."""
+
+    def find(word):
+        return (
+            Card(f"{word} MiB", int(word) * MIB, 100, 1e12, context=0, workspace=0)
+            if word.isdigit()
+            else find_card(word)
+        )
+
+    monkeypatch.setattr(plan, "find_card", find)
+
+
+def test_components_add_up_and_json_holds_everything(resolved) -> None:
+    found = plan_run(resolved(), ["24GB", "T4"])
+    assert found.fits
+    first, old = found.forecasts
+    assert sum(first.memory.components.values()) == first.memory.training
+    assert first.memory.total == max(first.memory.for_training, first.memory.for_evaluation) + first.memory.context
+    held = {name for name in first.memory.components if "weights" in name}
+    assert held == {"base weights, 4-bit", "base weights, scales", "base weights, bfloat16"}
+    assert "base weights, float16" in old.memory.components  # a T4 has no bfloat16
+    assert first.step.low < first.step.middle < first.step.high
+    values = json.loads(json.dumps(found.as_json()))
+    assert values["fits"] is True
+    assert [one["card"] for one in values["forecasts"]] == ["24GB", "T4"]
+    assert values["forecasts"][0]["memory"]["disk"]["merged model"] == 2 * first.frozen
+    assert values["batch"] == {"rows": 4, "length": 512, "trained": 512, "padded": False}
+
+
+def test_what_does_not_fit_is_advised_and_the_advice_holds(resolved, cards, tmp_path) -> None:
+    found = plan_run(resolved("train.per_device_train_batch_size=16", "evaluate.max_rows=0"), ["300"])
+    assert not found.fits
+    best = found.advice[0]
+    assert best.fits
+    assert best.memory_gained > 0
+    write_chosen(found, tmp_path / "fitting.yaml")
+    again = plan_run(resolve(str(tmp_path / "fitting.yaml")), ["300"])
+    assert again.fits
+    assert again.forecasts[0].memory.total == pytest.approx(best.total, rel=0.01)
+    with pytest.raises(OutputError, match="exists and is not written over"):
+        write_chosen(found, tmp_path / "fitting.yaml")
+    with pytest.raises(ConfigError, match=r"must end in \.yaml"):
+        write_chosen(found, tmp_path / "fitting.json")
+
+
+def test_several_changes_are_advised_where_one_is_not_enough(resolved, cards, tmp_path) -> None:
+    words = ["train.per_device_train_batch_size=16", "train.max_length=1024", "evaluate.batch_size=8"]
+    found = plan_run(resolved(*words), ["400"])
+    best = found.advice[0]
+    assert best.fits
+    assert len(best.values) > 2
+    hopeless = plan_run(resolved("evaluate.max_rows=0", "train.per_device_train_batch_size=2"), ["10"])
+    assert not any(one.fits for one in hopeless.advice)
+    with pytest.raises(ConfigError, match="no change makes this run fit"):
+        write_chosen(hopeless, tmp_path / "none.yaml")
+
+
+def test_room_is_used_for_speed(resolved) -> None:
+    found = plan_run(resolved("train.gradient_checkpointing=true", "evaluate.max_rows=0"), ["24GB"])
+    plain = next(one for one in found.advice if one.values == {"train.gradient_checkpointing": False})
+    assert plain.time_gained > 0.1
+    assert plain.memory_gained < 0
+    assert found.advice == sorted(found.advice, key=lambda one: -one.time_gained)
+
+
+@pytest.mark.parametrize("name", ["max_length", "batch", "rank"])
+def test_the_largest_value_fits_and_the_next_does_not(resolved, cards, name) -> None:
+    found = plan_run(resolved("train.gradient_checkpointing=true", "evaluate.max_rows=0"), ["400"], name)
+    largest, subject, now = found.largest, found.subject, found.forecasts[0]
+    assert 0 < largest.total <= now.card.memory
+    step, most = {"max_length": (64, 1 << 17), "batch": (1, 1 << 12), "rank": (8, 1 << 10)}[name]
+    assert subject.config.train.per_device_train_batch_size == 4
+    if largest.value + step <= most:
+        adviser = Adviser(subject, now)
+        beyond = adviser.with_values({largest.key: largest.value + step})
+        if name == "max_length":
+            load = beyond.load
+            longer = {"longest": largest.value + step, "trained": largest.value + step, "prompt": largest.value + step}
+            beyond = plan.Subject(beyond.settings, beyond.config, beyond.family, type(load)(**{**vars(load), **longer}))
+        assert adviser.total_of(beyond) > now.card.memory
+    assert changed(subject.config, {largest.key: largest.value})
+
+
+def test_the_largest_model_that_fits(resolved, monkeypatch) -> None:
+    from peftkit.plan import search
+
+    models = ("HuggingFaceTB/SmolLM2-135M", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.3-70B", "minilm-l6")
+    monkeypatch.setattr(search, "known_models", lambda: {name: place for place, name in enumerate(models)})
+    words = ["train.gradient_checkpointing=true", "train.per_device_train_batch_size=1", "evaluate.max_rows=0"]
+    found = plan_run(resolved(*words), ["12GB"], "model")
+    assert (found.largest.key, found.largest.value) == ("model.path", "meta-llama/Llama-3.1-8B")
+    with pytest.raises(ConfigError, match="--max depth"):
+        plan_run(resolved(), ["8GB"], "depth")
+
+
+def test_rows_that_are_here_are_counted(small) -> None:
+    config, load = find_workload(resolve("sentiment", words=small), "causal")
+    assert load.source == "counted in the rows"
+    assert load.longest <= 256
+    assert load.mean <= load.longest
+    assert config.task.labels == ("negative", "positive")
+    without_tokenizer = [*small, "model.path=Qwen/Qwen3-0.6B"]
+    _, estimated = find_workload(resolve("sentiment", words=without_tokenizer), "causal")
+    assert estimated.source == "estimated from the rows' characters"
+    assert estimated.rows == pytest.approx(load.rows, rel=0.2)
+    _, nothing = find_workload(resolve("sentiment", words=[*without_tokenizer, "data.path=-"]), "causal")
+    assert nothing.source == "assumed"
+    assert nothing.rows is None
+
+
+def test_weights_of_a_kind_without_model_are_named(tmp_path) -> None:
+    settings = known_settings("Qwen/Qwen3-0.6B")
+    settings.quantization_config = {"quant_method": "gptq", "bits": 4}
+    settings.save_pretrained(tmp_path)
+    with pytest.raises(NotModelledError, match="stored as gptq"):
+        plan_run(resolve("sentiment", words=[f"model.path={tmp_path}"]), ["24GB"])
+
+
+def test_the_command_leaves_with_a_code_of_its_own(resolved, narrow, monkeypatch, capsys) -> None:
+    from peftkit.cli import main
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["peftkit", "plan", "instruct", f"model.path={narrow}", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, capsys.readouterr()
+
+    code, said = call("--gpu", "24GB", "--json")
+    assert code == 0
+    assert json.loads(said.out)["fits"] is True
+    code, said = call("--gpu", "0.1GB")
+    assert code == DoesNotFitError.exit_code
+    assert "0.1GB: does not fit, it needs" in said.err
+    assert "saved activations" in said.out
+    code, said = call("--gpu", "rtx 9999")
+    assert code == ConfigError.exit_code
+
+
+def test_a_run_keeps_its_forecast_beside_what_it_took(small, tmp_path) -> None:
+    from peftkit import pipeline
+
+    done = pipeline.run("sentiment", words=small, out=tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "forecast.json").read_text())
+    assert kept["fits"] is True
+    said = done.summary["forecast"]
+    assert said["memory"] == kept["memory"]["total"]
+    assert said["measured_seconds_per_step"] > 0
+    assert kept["time"]["steps"] == 4
+    assert "forecast at its start" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_that_cannot_fit_stops_before_its_weights_are_read(small, tmp_path, monkeypatch) -> None:
+    from peftkit import pipeline
+    from peftkit.model import load
+
+    def never(*args):
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr(load, "load_model", never)
+    card = Card("a small card", 100 * MIB, 10, 1e11)
+    monkeypatch.setattr(before, "this_machine", lambda: card)
+    with pytest.raises(DoesNotFitError, match=r"a small card: does not fit.*--force"):
+        pipeline.run("sentiment", words=small, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(AssertionError, match="weights were read"):
+        pipeline.run("sentiment", words=small, out=tmp_path / "run", force=True)
