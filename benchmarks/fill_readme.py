@@ -45,6 +45,7 @@ def fill(text: str) -> str:
         ("throughput", throughput()),
         ("merge", merging()),
         ("export", exporting()),
+        ("forecast", forecasts()),
         ("methods", methods()),
     ):
         before, start, rest = text.partition(f"<!-- {name} -->\n")
@@ -235,6 +236,33 @@ def _counted(one: dict[str, Any]) -> bool:
 
 def _wrong(rows: list[dict[str, Any]]) -> int:
     return int(sum(one["figure"] for one in rows))
+
+
+def forecasts() -> str:
+    """Return the table of measured and forecast memory, on a processor and, where it was measured, on a GPU."""
+    result = _read("forecast-cpu.json")
+    worst = max(abs(one["error"]) for one in result["cases"])
+    note = (
+        f"Peak of live tensor bytes of real steps in {len(result['cases'])} combinations, measured and forecast; the "
+        f"largest difference is {100 * worst:.2f}%. {_where(result)}"
+    )
+    details = "<details>\n<summary>All combinations</summary>\n\n" + _forecast_table(result) + "\n\n</details>"
+    parts = [note, details]
+    if (HERE / "results" / "forecast-cuda.json").is_file():
+        result = _read("forecast-cuda.json")
+        parts += [_forecast_table(result), _where(result)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _forecast_table(result: dict[str, Any]) -> str:
+    lines = ["| model | weights | computed in | rows, settings | measured | forecast | difference |"]
+    lines.append("| --- | --- | --- | --- | ---: | ---: | ---: |")
+    for one in result["cases"]:
+        sizes = [f"{one[name] / 1e6:,.1f} MB" if one[name] else "out of memory" for name in ("measured", "forecast")]
+        error = f"{100 * (one['forecast'] / one['measured'] - 1):+.4f}%" if one["measured"] else ""
+        case = f"`{one['case']}`"
+        lines.append(f"| {' | '.join((one['model'], one['quantization'], one['dtype'], case, *sizes, error))} |")
+    return "\n".join(lines)
 
 
 def methods() -> str:

@@ -79,10 +79,16 @@ class Case:
         """The combination in a few words."""
         settings = {**self.task, **self.adapter, **self.train}
         settings.pop("max_length", None)
-        own = " ".join(f"{key}={value}" for key, value in settings.items())
+        own = " ".join(f"{key}={_plain(value)}" for key, value in settings.items())
         trained = f", {self.batch.trained} trained" if self.family != "head" else ""
         padded = ", padded" if self.batch.padded else ""
         return f"{self.batch.rows}x{self.batch.length}{trained}{padded} {own}".strip()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return json.dumps(value) if isinstance(value, dict | bool) else str(value)
 
 
 CHECKPOINTING = {"gradient_checkpointing": True}

@@ -94,16 +94,20 @@ class Adviser:
 
     def _together(self) -> list[Advice]:
         """Add changes up, in the order of what they cost, until it fits; nothing where all of them do not help."""
+        memory = self.now.memory
+        weights = sum(size for name, size in memory.components.items() if name.startswith("base weights"))
+        if weights > self.card.memory and self.subject.config.model.quantization in ("nf4", "fp4"):
+            return []
         taken: list[Change] = []
-        total = self.now.memory.total
-        for _ in range(2):  # what did not help at first may once something else does
-            for change in smaller(self.subject):
-                with suppress(PeftkitError, ValidationError):
-                    trial = self.try_change([*taken, change])
-                    if trial.total < total - _WORTH * self.card.memory / 2:
-                        taken, total = [*taken, change], trial.total
-                        if trial.fits:
-                            return [trial]
+        least = _WORTH * self.card.memory / 2
+        held = memory.for_training + memory.for_evaluation
+        for change in smaller(self.subject):
+            with suppress(PeftkitError, ValidationError):
+                trial, training, judging = self._try([*taken, change])
+                if training + judging < held - least:
+                    taken, held = [*taken, change], training + judging
+                    if trial.fits:
+                        return [trial]
         return []
 
     def try_change(self, changes: Sequence[Change]) -> Advice:
@@ -112,13 +116,19 @@ class Adviser:
         Raises:
             PeftkitError: The run cannot be so.
         """
+        return self._try(changes)[0]
+
+    def _try(self, changes: Sequence[Change]) -> tuple[Advice, int, int]:
+        """Return what the run comes to with some changes, and what training and judging then need."""
         values = {key: value for change in changes for key, value in change.values.items()}
         subject = self.with_values(values)
         # What only training does differently leaves judging as it is.
-        judging = any(not key.startswith("train.") or key == "train.max_length" for key in values)
-        then = self._forecast(subject, judging=judging)
-        total = then.memory.total if judging else max(then.memory.total, self._judging_now())
-        return Advice(
+        judges = any(not key.startswith("train.") or key == "train.max_length" for key in values)
+        then = self._forecast(subject, judging=judges)
+        training = then.memory.for_training
+        judging = then.memory.for_evaluation if judges else self.now.memory.for_evaluation
+        total = max(training, judging) + then.memory.context
+        advice = Advice(
             values=values,
             words=Change(values, "").words,
             why="; ".join(dict.fromkeys(change.why for change in changes)),
@@ -129,10 +139,7 @@ class Adviser:
             time_gained=1 - then.seconds_per_token / self.now.seconds_per_token,
             fits=total <= self.card.memory,
         )
-
-    def _judging_now(self) -> int:
-        """Return the bytes of the card that judging takes as the run is."""
-        return self.now.memory.for_evaluation + self.now.memory.context
+        return advice, training, judging
 
     def with_values(self, values: Values) -> Subject:
         """Return the run with other values; its rows are cut where `train.max_length` is lower."""

@@ -10,6 +10,7 @@ from peftkit.config import RunConfig
 from peftkit.plan.forecast import Subject
 
 Values = Mapping[str, Any]
+_LEAST_LENGTH = 128  # rows are not advised to be cut below half of it
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,15 @@ def smaller(subject: Subject) -> Iterator[Change]:
     config, train = subject.config, subject.config.train
     judged = subject.load.judged(config).rows
     if judged > 1:
-        for size in sorted({max(1, judged // 4), 1}, reverse=True):
-            yield Change({"evaluate.batch_size": size}, "judge fewer held-out rows at once; training is the same")
+        yield Change(
+            {"evaluate.batch_size": max(1, judged // 4)}, "judge fewer held-out rows at once; training is the same"
+        )
     if config.model.quantization == "none" and subject.family != "head":
         yield Change({"model.quantization": "nf4"}, "hold the frozen weights in 4 bits")
     if config.model.quantization == "int8":
         yield Change({"model.quantization": "nf4"}, "4 bits in place of 8")
     rows, passes = train.per_device_train_batch_size, train.gradient_accumulation_steps
-    for size in dict.fromkeys(max(1, rows // divisor) for divisor in (2, 4, 8, 64)):
+    for size in dict.fromkeys(max(1, rows // divisor) for divisor in (2, 8, 64)):
         if size < rows:
             yield micro_batch(size, -(-rows * passes // size), "fewer rows at once, as many in a step")
     if not train.gradient_checkpointing and not recomputes(config):
@@ -63,9 +65,8 @@ def smaller(subject: Subject) -> Iterator[Change]:
         yield Change({"train.optim": "adamw_8bit"}, "the optimizer's state in 8 bits")
     if config.adapter.r and config.adapter.r > 8 and config.adapter.method == "lora":
         yield Change({"adapter.r": max(8, config.adapter.r // 2)}, "half the rank: a smaller adapter")
-    for length in (train.max_length // 2, train.max_length // 4):
-        if length >= 64:
-            yield Change({"train.max_length": length}, "cut longer texts")
+    if train.max_length >= _LEAST_LENGTH:
+        yield Change({"train.max_length": train.max_length // 2}, "cut longer texts")
 
 
 def faster(subject: Subject) -> Iterator[Change]:

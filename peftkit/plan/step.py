@@ -180,6 +180,8 @@ class _MetaStep:
         trained = [one for one in self.model.parameters() if one.requires_grad]
         for one in trained:
             one.grad = torch.empty_like(one)
+        if callable(start := getattr(self.trainer.optimizer, "train", None)):  # those without a schedule ask for it
+            start()
         self.trainer.optimizer.step()
         self.model.zero_grad()
         adopt_optimizer(self.ledger, self.trainer.optimizer)
