@@ -169,13 +169,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuda", action="store_true", help="well-known shapes with random weights, on the GPU")
     parser.add_argument("--rehearse", action="store_true", help="with --cuda: small models of the same kinds, anywhere")
+    parser.add_argument("--first", type=int, help="so many cases only")
     parser.add_argument("--seconds", type=float, default=540, help="with --cuda: start no case after so many seconds")
     parser.add_argument("--out", type=Path, help="where the result goes")
     options = parser.parse_args()
     machine.quiet_libraries()
     name = "cuda" if options.cuda else "cpu"
     begun, rows = time.monotonic(), []
-    for case in CUDA_CASES if options.cuda else CPU_CASES:
+    for case in (CUDA_CASES if options.cuda else CPU_CASES)[: options.first]:
         if options.cuda and time.monotonic() - begun > options.seconds:
             print(f"left out for want of time: {case.model} {case.said}", flush=True)
             continue

@@ -42,6 +42,7 @@ sys.stderr.write(json.dumps({"code": code, "modules": sorted(sys.modules)}))
         (["recipes", "--json"], '"sentiment"'),
         (["--version"], version("peftkit")),
         (["run", "--help"], "KEY=VALUE"),
+        (["plan", "--help"], "--gpu"),
         (["assets"], "vader-ratings"),
         (["run", "sentimant"], ""),
     ],

@@ -131,7 +131,7 @@ def materialize(model: torch.nn.Module, device: str) -> None:
         _restore_states(module, device)
 
 
-def _made(value: torch.Tensor, device: str) -> torch.Tensor:
+def _made(value: Any, device: str) -> Any:
     from bitsandbytes.nn import Int8Params, Params4bit
 
     data = _random(value.data if isinstance(value, torch.nn.Parameter) else value, device)
@@ -167,4 +167,4 @@ def _restore_states(module: torch.nn.Module, device: str) -> None:
         state.offset = torch.tensor(_SCALE, device=device)
         state.state2.absmax = _random(state.state2.absmax, device)
         state.state2.code = torch.linspace(-1, 1, 256, device=device)
-    module.quant_state = state  # type: ignore[assignment]
+    module.quant_state = state
