@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from peftkit.plan.attention import attend
+from peftkit.plan.offload import MainMemory
 
 _LOWER = frozenset(
     {
@@ -42,12 +43,16 @@ class Surroundings(TorchFunctionMode):
     Args:
         device: `cuda` or `cpu`.
         dtype: What autocast computes in; None for none.
+
+    Attributes:
+        main_memory: What was moved there.
     """
 
     def __init__(self, device: str, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.device, self.dtype = device, dtype
         self.enabled = False
+        self.main_memory = MainMemory()
         self._cast: dict[int, torch.Tensor] = {}
 
     def __torch_function__(

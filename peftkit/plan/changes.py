@@ -59,8 +59,13 @@ def smaller(subject: Subject) -> Iterator[Change]:
     for size in dict.fromkeys(max(1, rows // divisor) for divisor in (2, 8, 64)):
         if size < rows:
             yield micro_batch(size, -(-rows * passes // size), "fewer rows at once, as many in a step")
-    if not train.gradient_checkpointing and not recomputes(config):
+    if not recomputes(config):
         yield Change({"train.gradient_checkpointing": True}, "recompute activations: less memory, a third slower")
+    if subject.family == "causal" and not train.extra.get("activation_offloading"):
+        recomputing = {} if recomputes(config) else {"train.gradient_checkpointing": True}
+        yield Change(
+            {**recomputing, "train.extra.activation_offloading": True}, "saved activations wait in main memory"
+        )
     if train.optim in ("adamw", "adam", "paged_adamw"):
         yield Change({"train.optim": "adamw_8bit"}, "the optimizer's state in 8 bits")
     if config.adapter.r and config.adapter.r > 8 and config.adapter.method == "lora":
@@ -102,8 +107,10 @@ def micro_batch(rows: int, passes: int, why: str) -> Change:
 
 
 def recomputes(config: RunConfig) -> bool:
-    """Whether activations are recomputed by an argument of the trainer's own."""
-    return bool(config.train.extra.get("activation_checkpointing") or config.train.extra.get("gradient_checkpointing"))
+    """Whether activations are recomputed, by the key of their own or by an argument of the trainer."""
+    train = config.train
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    return train.gradient_checkpointing or any(train.extra.get(name) for name in names)
 
 
 def _word(value: Any) -> str:

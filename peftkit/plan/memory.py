@@ -81,7 +81,7 @@ def memory_of(outline: Outline, config: RunConfig, card: Card) -> Memory:
         for_evaluation=taken.evaluation + workspace if judged else 0,
         reserved=taken.reserved + workspace,
         context=card.context,
-        host=HOST_LIBRARIES,
+        host=HOST_LIBRARIES + outline.moved,
         disk={
             "download": download,
             "checkpoints": adapter * config.train.save_total_limit,

@@ -17,6 +17,7 @@ from peftkit.config import RunConfig
 from peftkit.plan.allocator import Taken, replay
 from peftkit.plan.judging import Judged
 from peftkit.plan.ledger import Top, Trace
+from peftkit.plan.offload import STASH
 from peftkit.plan.parts import BACKWARD, EVALUATION, FORWARD, HEAD
 from peftkit.plan.step import Batch, Device, Traced, trace_step
 from peftkit.plan.work import Work
@@ -43,6 +44,7 @@ class Outline:
         work: What was computed.
         trainable: Number of trained parameters.
         frozen: Number of the base model's parameters.
+        moved: Most bytes of activations that are in main memory at once.
     """
 
     tops: Mapping[str, Top]
@@ -51,6 +53,7 @@ class Outline:
     work: Work
     trainable: int
     frozen: int
+    moved: int
 
     def top(self, *, evaluation: bool) -> tuple[str, Top] | None:
         """Return the phase with the most alive at once, and that: of judging, or of training; None without such."""
@@ -82,7 +85,9 @@ def outline_of(traced: Traced) -> Outline:
     trace = traced.trace
     components = {name: components_at(trace, name, top) for name, top in trace.tops.items() if name}
     tops = {name: top for name, top in trace.tops.items() if name}
-    return Outline(tops, components, replay(trace, EVALUATION), traced.work, traced.trainable, traced.frozen)
+    return Outline(
+        tops, components, replay(trace, EVALUATION), traced.work, traced.trainable, traced.frozen, traced.moved
+    )
 
 
 def shallow_depths(settings: Any, config: RunConfig) -> tuple[int, int] | None:
@@ -97,7 +102,8 @@ def shallow_depths(settings: Any, config: RunConfig) -> tuple[int, int] | None:
     )
     # Both leave the same rest as the whole, so that what a last, incomplete period adds is in both of them.
     first = layers % period
-    while first < _LEAST:
+    least = _LEAST + (STASH if config.train.extra.get("activation_offloading") else 0)
+    while first < least:
         first += period
     second = first + -(-_MORE // period) * period
     return (first, second) if first + second < layers else None
@@ -147,6 +153,7 @@ def _extrapolated(less: Outline, more: Outline, depths: tuple[int, int], layers:
         Work(work),
         grown(less.trainable, more.trainable),
         grown(less.frozen, more.frozen),
+        grown(less.moved, more.moved),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 
 from peftkit.data.examples import IGNORED
 from peftkit.plan.autocast import Surroundings
+from peftkit.plan.offload import STASH, MovedActivations
 
 
 @dataclass
@@ -141,7 +142,9 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
         dtype: What autocast computes in; None for none.
     """
     import bitsandbytes
+    import transformers.modeling_utils
     import trl.kernels.chunked_logprob as head
+    import trl.trainer.sft_trainer
     from bitsandbytes.autograd import _functions
 
     import peftkit.train.trainer
@@ -173,6 +176,16 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
         ):
             stack.enter_context(_replaced(owner, name, stand_in))
         if on_gpu:
+            memory = surroundings.main_memory
+            for owner, name, mover in (
+                (transformers.modeling_utils, "save_on_cpu", lambda **given: MovedActivations(memory)),
+                (
+                    trl.trainer.sft_trainer,
+                    "get_act_offloading_ctx_manager",
+                    lambda model: MovedActivations(memory, STASH),
+                ),
+            ):
+                stack.enter_context(_replaced(owner, name, mover))
             kernels: dict[str, Any] = {"_forward_kernel": _NoKernel(), "_backward_kernel": _NoKernel()}
             for name, kernel in {**kernels, "_addmm_fp32": _nothing, "triton": _Triton}.items():
                 stack.enter_context(_replaced(head, name, kernel))

@@ -74,12 +74,14 @@ class Traced:
         work: What was computed.
         trainable: Number of parameters that are trained.
         frozen: Number of the others; one of 4 bits counts as one.
+        moved: Most bytes of activations that were in main memory at once.
     """
 
     trace: Trace
     work: Work
     trainable: int
     frozen: int
+    moved: int = 0
 
 
 def trace_step(
@@ -115,7 +117,7 @@ def trace_step(
                 answers.masked = judged.rows > 1
                 judge(model.eval(), family, config, judged, ledger)
         trainable, total = count_parameters(model)
-    return Traced(ledger.trace, work, trainable, total - trainable)
+    return Traced(ledger.trace, work, trainable, total - trainable, surroundings.main_memory.peak)
 
 
 class _MetaStep:

@@ -89,3 +89,18 @@ def test_two_lengths_give_a_third(train) -> None:
 
     first, second, third = peak(4096), peak(8192), peak(16384)
     assert second + 2 * (second - first) == pytest.approx(third, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"activation_offloading": True}, {"activation_checkpointing_kwargs": {"offload": True}}],
+)
+def test_activations_can_wait_in_main_memory(extra) -> None:
+    """What recomputation saves, the input of each layer, is then in main memory and not on the card."""
+    settings, batch = small("meta-llama/Llama-3.1-8B", 12), Batch(2, 512, 500)
+    here = outline(settings, config_of(gradient_checkpointing=True), "causal", batch, GPU)
+    there = outline(settings, config_of(gradient_checkpointing=True, extra=extra), "causal", batch, GPU)
+    inputs = 12 * batch.rows * batch.length * settings.hidden_size * 2
+    assert here.moved == 0
+    assert inputs <= there.moved < 3 * inputs
+    assert there.tops["forward pass"].bytes < here.tops["forward pass"].bytes
