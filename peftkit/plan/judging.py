@@ -50,19 +50,16 @@ def judge(model: Any, family: Family, config: RunConfig, judged: Judged, ledger:
         elif config.task.kind in ("chat", "completion"):
             _score(model, ids, judged.written)
         else:
-            _write_on(
-                model, ids, judged.written, ledger, labels=bool(config.task.labels) and not config.task.multi_label
-            )
+            _write_on(model, judged, ledger, labels=bool(config.task.labels) and not config.task.multi_label)
 
 
-def _write_on(model: Any, ids: torch.Tensor, written: int, ledger: Ledger, *, labels: bool) -> None:
+def _write_on(model: Any, judged: Judged, ledger: Ledger, *, labels: bool) -> None:
     """Read prompts, score labels on a copy of the cache, and write the last token of an answer of the full length."""
-    from peftkit.evaluate.answers import _Step
+    from peftkit.model.stepper import Stepper
 
-    room = ids.new_ones((len(ids), max(0, written - 1)))
-    full = torch.cat([ids, room], dim=1)  # the cache at its longest, as if the answer had been read with the prompt
-    step = _Step(model, torch.ones_like(full))
-    logits = step(full)
+    # The cache at its longest: as if the answer but for its end had been read with the prompt.
+    read = [[1] * (judged.length + max(0, judged.written - 1))] * judged.rows
+    step, logits = Stepper.read(model, read, padding=0)
     ledger.start(f"{EVALUATION}, writing")
     if labels:
         logits = step.fork()(logits.argmax(-1)[:, None])

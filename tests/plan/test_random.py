@@ -103,7 +103,9 @@ def values_of(choose: random.Random, folders) -> tuple[str, dict]:
     }
 
 
-@pytest.mark.parametrize(("count", "seed"), [(16, 1), pytest.param(200, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("count", "seed"), [(16, 1), pytest.param(200, 2, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])]
+)
 def test_every_valid_configuration_is_answered(count, seed, folders) -> None:
     choose = random.Random(seed)
     cards = [find_card("24GB"), find_card("T4"), this_machine()]
