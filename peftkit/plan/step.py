@@ -237,7 +237,8 @@ def _trainer(model: Any, config: RunConfig, family: Family, batch: Batch) -> tup
     from peftkit.train.trainers import make_trainer
 
     passes = min(config.train.gradient_accumulation_steps, 2)
-    train = config.train.model_copy(update={"save_steps": 0})
+    # Paged state can leave the card, but only where it must: it is counted as if it stayed.
+    train = config.train.model_copy(update={"save_steps": 0, "optim": config.train.optim.removeprefix("paged_")})
     # Mixed precision is brought in from outside, and the model is where it should be.
     config = config.model_copy(update={"train": train, "model": config.model.model_copy(update={"dtype": "float32"})})
     model.hf_device_map = {"": "meta"}
