@@ -13,8 +13,6 @@ from peftkit.cli_answer import answer_app
 from peftkit.cli_export import export_app
 from peftkit.cli_merge import merge_app
 from peftkit.cli_pack import pack_app
-
-
 from peftkit.cli_plan import plan_app
 from peftkit.cli_share import share_app
 from peftkit.errors import PeftkitError
