@@ -16,6 +16,12 @@ GOOD = ("good", "great", "lovely", "fine", "warm", "bright")
 BAD = ("bad", "awful", "dull", "poor", "cold", "bleak")
 
 
+@pytest.fixture(autouse=True)
+def own_times(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs of tests took is not kept among the times of the user's own."""
+    monkeypatch.setattr("peftkit.plan.calibration._file", lambda: tmp_path_factory.getbasetemp() / "steps.jsonl")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random two-layer Llama with a byte-level tokenizer: steps of milliseconds."""

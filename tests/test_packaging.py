@@ -23,7 +23,6 @@ NOT_IMPORTED = {
     "pip": "fetches the embedded assets, as `python -m pip`",
     "setuptools": "names the source archive of the embedded data, called by pip",
     "pyopenssl": "model-signing imports it, and does not declare it",
-    "accelerate": "transformers' Trainer and low-memory loading need it",
 }
 LARGE = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "accelerate", "sklearn", "scipy", "numpy"}
 STARTUP = (
