@@ -288,6 +288,18 @@ class TrainConfig(_Group):
     weight_decay: Number = Field(0.0, description="decoupled weight decay")
     max_grad_norm: Number = Field(1.0, description="clip the gradient's norm to this; 0 does not clip")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
+    checkpoint_layers: Count | None = Field(
+        None, description="with gradient_checkpointing: recompute only so many layers, the first ones; empty takes all"
+    )
+    offload_activations: bool = Field(
+        False, description="with gradient_checkpointing: what it keeps goes to main memory; for long texts on a GPU"
+    )
+    tiled_mlp: Count = Field(
+        0, description="tokens that pass feed-forward layers at once, usually 4096, for long texts; 0 takes all"
+    )
+    fused_lora: bool | None = Field(
+        None, description="LoRA layers as one operation with fewer copies; empty takes it where it fits"
+    )
     group_by_length: bool = Field(True, description="batches of rows of like length: less padding")
     packing: bool = Field(False, description="pack rows into sequences of max_length without padding")
     logging_steps: PositiveCount = Field(1, description="steps between lines of metrics.jsonl")
@@ -297,6 +309,14 @@ class TrainConfig(_Group):
         0, description="seed of the adapter's start, the order of rows, and dropout"
     )
     extra: dict[str, Any] = Field({}, description="more named arguments of TRL's SFTConfig or transformers' Trainer")
+
+    @model_validator(mode="after")
+    def _recomputes_what_is_kept_elsewhere(self) -> TrainConfig:
+        on = self.gradient_checkpointing or self.extra.get("activation_checkpointing")
+        for key in ("checkpoint_layers", "offload_activations"):
+            if getattr(self, key) not in (None, False) and not on:
+                raise ValueError(f"train.{key} means nothing without train.gradient_checkpointing=true; set that too")
+        return self
 
     @model_validator(mode="after")
     def _weighs_classes_in_one_way(self) -> TrainConfig:

@@ -87,10 +87,16 @@ class Surroundings(TorchFunctionMode):
         """Return a function that runs in these surroundings and under autocast, also where it is run again."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            with self, self.autocast():  # once more, since torch takes this mode away from a backward pass
+            with self.again():
                 return function(*args, **kwargs)
 
         return run
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Be in these surroundings once more, since torch takes this mode away from a backward pass."""
+        with self, self.autocast():
+            yield
 
     def _lower(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype == self.dtype:

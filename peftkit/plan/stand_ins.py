@@ -147,6 +147,8 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
     import trl.trainer.sft_trainer
     from bitsandbytes.autograd import _functions
 
+    import peftkit.kernels.install
+    import peftkit.kernels.tiles
     import peftkit.train.trainer
 
     surroundings = Surroundings(device, dtype)
@@ -170,6 +172,8 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
         for owner, name, stand_in in (
             (bitsandbytes, "matmul", int8_product),
             (peftkit.train.trainer, "_compiles_nothing", lambda device: True),
+            (peftkit.kernels.install, "device_of", lambda model: device),
+            (peftkit.kernels.tiles, "as_now", lambda hidden: surroundings.again),
             (head, "_use_triton", lambda device: on_gpu),
             (torch, "is_autocast_enabled", enabled),
             (torch, "get_autocast_dtype", lambda kind: dtype if kind == "meta" else asked_dtype(kind)),

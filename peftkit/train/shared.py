@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from peftkit.adapter.adalora import after_optimizer_step, orthogonality_penalty
 from peftkit.adapter.attach import save_adapter
 from peftkit.config import RunConfig
+from peftkit.kernels.install import Kernels
 from peftkit.train.arguments import refusals
 from peftkit.train.losses import mean_terms
 from peftkit.train.optimizers import own_optimizer
@@ -57,6 +58,7 @@ class SharedTrainer(Trainer):  # type: ignore[misc]
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.config = config
+        self.kernels = Kernels(model, config)
         trained = {name: value.data for name, value in model.named_parameters() if value.requires_grad}
         with refusals():
             super().__init__(
@@ -65,7 +67,7 @@ class SharedTrainer(Trainer):  # type: ignore[misc]
                 data_collator=collator,
                 train_dataset=dataset,
                 processing_class=tokenizer,
-                callbacks=[*callbacks, AfterSteps()],
+                callbacks=[*callbacks, AfterSteps(), WithKernels(self.kernels)],
             )
         # TRL has just cast the adapter of a quantized model to bfloat16; its float32 values are put back.
         for name, value in model.named_parameters():
@@ -149,3 +151,22 @@ class AfterSteps(TrainerCallback):  # type: ignore[misc]
         The trainer puts the trained weights back before the next step, but averages before an evaluation only.
         """
         optimizer.eval()
+
+
+class WithKernels(TrainerCallback):  # type: ignore[misc]
+    """Has a model's kernels in it while it is trained, and not when it is judged or merged."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put them in."""
+        self.kernels.install()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take them out."""
+        self.kernels.remove()

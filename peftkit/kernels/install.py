@@ -1,0 +1,119 @@
+"""Puts the pieces that a run's configuration asks for into its model, and takes them out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from peftkit.config import RunConfig
+from peftkit.errors import ConfigError
+from peftkit.kernels.lora_linear import FusedLora, complaint, computes_in, held
+from peftkit.kernels.offload import Offload
+from peftkit.kernels.tiles import Tiled
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class Kernels:
+    """The pieces of one model.
+
+    Args:
+        model: Base model with its adapter.
+        config: The run's configuration.
+
+    Raises:
+        ConfigError: The configuration asks for a piece by name that does not fit the model.
+    """
+
+    def __init__(self, model: PeftModel, config: RunConfig) -> None:
+        self.model, self.train = model, config.train
+        self.lora = _lora_layers(model, asked=config.train.fused_lora)
+        self.layers = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+        self.tiled = list(_token_wise(model, self.layers)) if config.train.tiled_mlp else []
+        self.offload: Offload | None = None
+        self._undo: list[Callable[[], None]] = []
+        for key in ("offload_activations", "checkpoint_layers"):
+            if getattr(config.train, key) not in (None, False) and not self.layers:
+                raise ConfigError(f"train.{key}: this kind of model cannot recompute its layers; leave it out")
+
+    def install(self) -> None:
+        """Put them in; checkpointing must have been turned on already."""
+        fused = {id(one): FusedLora(one) for one in self.lora}
+        self._undo += [one.undo for one in fused.values()]
+        for layer in self.tiled:
+            inside = [fused[id(one)] for one in layer.modules() if id(one) in fused]
+            self._undo.append(Tiled(layer, self.train.tiled_mlp, partial(_weights_once, inside)).undo)
+        if self.train.checkpoint_layers is not None:
+            # The last ones keep theirs: these are used up before any other layer is recomputed.
+            for layer in self.layers[self.train.checkpoint_layers :]:
+                self._set(layer, "gradient_checkpointing", False)
+        if self.train.offload_activations:
+            self.offload = Offload(device_of(self.model))
+            for layer in self.layers:
+                checkpoint = layer._gradient_checkpointing_func
+                self._set(layer, "_gradient_checkpointing_func", self.offload.around(checkpoint))
+
+    def remove(self) -> None:
+        """Take them out."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _set(self, module: Any, name: str, value: Any) -> None:
+        self._undo.append(partial(setattr, module, name, getattr(module, name)))
+        setattr(module, name, value)
+
+
+def device_of(model: torch.nn.Module) -> str:
+    """Return the kind of device that a model is trained on."""
+    return next(model.parameters()).device.type
+
+
+def _weights_once(fused: list[FusedLora], hidden: torch.Tensor) -> AbstractContextManager[None]:
+    return held(fused, computes_in(hidden) or hidden.dtype)
+
+
+def _lora_layers(model: PeftModel, asked: bool | None) -> list[Any]:
+    """Return the layers to be run as one operation each: where nothing was asked, those that can be."""
+    from peft.tuners.lora import LoraLayer
+
+    if asked is False:
+        return []
+    found = [(name, one) for name, one in model.named_modules() if isinstance(one, LoraLayer)]
+    wrong = {name: why for name, one in found if (why := complaint(one)) is not None}
+    if asked and (wrong or not found):
+        name, why = next(iter(wrong.items()), ("", ""))
+        why = f"'{name}' cannot be one: {why}" if name else "the adapter is not LoRA"
+        raise ConfigError(f"train.fused_lora=true is for plain LoRA layers, and {why}; leave it out")
+    return [one for name, one in found if name not in wrong]
+
+
+def _token_wise(model: PeftModel, layers: list[Any]) -> Iterator[torch.nn.Module]:
+    """Yield feed-forward layers and norms; torch's own norms keep no more than their input anyway."""
+    feeds = [dict(layer.named_children()).get("mlp") for layer in layers]
+    if not feeds or any(one is None or _has_experts(one) for one in feeds):
+        kind = type(model.get_base_model()).__name__
+        raise ConfigError(
+            f"train.tiled_mlp is for models with one dense feed-forward layer, `mlp`, in each layer, and {kind} has "
+            "others; leave it out"
+        )
+    yield from (one for one in feeds if one is not None)
+    for module in model.modules():
+        parts = list(module.children())
+        stack = any(isinstance(one, torch.nn.ModuleList) and layers[0] in list(one) for one in parts)
+        if stack or module in layers:
+            yield from filter(_is_norm, parts)
+
+
+def _has_experts(feed: torch.nn.Module) -> bool:
+    return any("experts" in dict(one.named_children()) for one in feed.modules())
+
+
+def _is_norm(module: torch.nn.Module) -> bool:
+    own = isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm)
+    return type(module).__name__.endswith("Norm") and not own

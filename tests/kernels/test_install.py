@@ -1,0 +1,103 @@
+"""The pieces inside a run: the same losses, the model as it was afterwards, and what is refused."""
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from pydantic import ValidationError
+from transformers import MixtralConfig, MixtralForCausalLM
+
+from peftkit.config import TrainConfig
+from peftkit.errors import ConfigError
+from peftkit.kernels import install
+from peftkit.kernels.install import Kernels
+from peftkit.kernels.lora_linear import FusedLora
+from peftkit.kernels.tiles import Tiled
+from peftkit.train.arguments import training_arguments
+
+from ..train.families import Run, configuration
+
+ON = {"gradient_checkpointing": True}
+WAYS = {
+    "LoRA layers as one operation": {"fused_lora": True},
+    "tiles": {"tiled_mlp": 48, "fused_lora": False},
+    "half of the layers recomputed": {**ON, "checkpoint_layers": 1, "fused_lora": False},
+    "checkpoints in main memory": {**ON, "offload_activations": True, "fused_lora": False},
+    "all": {**ON, "tiled_mlp": 48, "offload_activations": True, "checkpoint_layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Losses of four steps with PEFT's own layers and nothing recomputed."""
+    folder = tmp_path_factory.mktemp("plain")
+    return Run(folder, "causal", configuration("causal", max_steps=4, fused_lora=False)).losses()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_losses_are_those_of_the_libraries_own_layers(tmp_path, monkeypatch, plain, way):
+    monkeypatch.setattr(install, "device_of", lambda model: "cuda")  # copies on a processor too
+    monkeypatch.setattr(install.Offload.__init__, "__defaults__", (1,))
+    run = Run(tmp_path, "causal", configuration("causal", max_steps=4, **WAYS[way]))
+    assert run.losses() == pytest.approx(plain, rel=1e-6)
+    offload = run.trainer.kernels.offload
+    assert (offload is not None and offload.most > 0) == WAYS[way].get("offload_activations", False)
+
+
+def test_the_pieces_are_there_in_training_alone(tmp_path):
+    run = Run(tmp_path, "causal", configuration("causal", **WAYS["all"], model={"quantization": "nf4"}))
+    kernels = run.trainer.kernels
+    run.model.gradient_checkpointing_enable()
+    before = {name: dict(vars(one)) for name, one in run.model.named_modules()}
+    kernels.install()
+    now = {name: type(vars(one).get("forward")) for name, one in run.model.named_modules()}
+    names = [name for name, one in run.model.named_modules() if isinstance(one, LoraLayer)]
+    assert [name for name, kind in now.items() if kind is FusedLora] == names
+    assert len(names) == 14
+    assert sorted(name.split(".")[-1] for name, kind in now.items() if kind is Tiled) == sorted(
+        [*2 * ["mlp", "input_layernorm", "post_attention_layernorm"], "norm"]
+    )
+    assert [one.gradient_checkpointing for one in kernels.layers] == [True, False]
+    kernels.remove()
+    assert all(vars(one) == before[name] for name, one in run.model.named_modules())
+
+
+@pytest.mark.parametrize("family", ["head", "seq2seq"])
+def test_other_families_take_what_fits_them(tmp_path, family):
+    own = Run(tmp_path / "a", family, configuration(family, max_steps=3, fused_lora=False)).losses()
+    run = Run(tmp_path / "b", family, configuration(family, max_steps=3))
+    assert run.trainer.kernels.lora
+    assert run.losses() == pytest.approx(own, rel=1e-5)
+    with pytest.raises(ConfigError, match=r"train\.tiled_mlp is for models with one dense feed-forward layer"):
+        Run(tmp_path / "c", family, configuration(family, tiled_mlp=16))
+
+
+def test_an_adapter_that_cannot_be_one_operation_keeps_its_own_unless_that_is_asked_for(tmp_path):
+    run = Run(tmp_path, "causal", configuration("causal", adapter={"use_dora": True}))
+    assert run.trainer.kernels.lora == []
+    with pytest.raises(ConfigError, match=r"fused_lora=true is for plain LoRA layers, and '.*q_proj' cannot .* Dora"):
+        Run(tmp_path, "causal", configuration("causal", adapter={"use_dora": True}, fused_lora=True))
+    with pytest.raises(ConfigError, match=r"the adapter is not LoRA; leave it out"):
+        Run(tmp_path, "causal", configuration("causal", adapter={"method": "ia3", "r": None}, fused_lora=True))
+
+
+def test_experts_are_refused(tmp_path):
+    run = Run(tmp_path, "causal", configuration("causal"))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    experts = MixtralForCausalLM(MixtralConfig(vocab_size=20, num_key_value_heads=2, num_local_experts=2, **sizes))
+    run.model.base_model.model = experts
+    with pytest.raises(ConfigError, match="MixtralForCausalLM has others"):
+        Kernels(run.model, configuration("causal", tiled_mlp=16))
+
+
+@pytest.mark.parametrize("settings", [{"checkpoint_layers": 4}, {"offload_activations": True}])
+def test_what_recomputing_needs_is_said(settings):
+    with pytest.raises(ValidationError, match=f"{next(iter(settings))} means nothing without train.gradient_checkp"):
+        TrainConfig(**settings)
+    assert TrainConfig(**settings, gradient_checkpointing=True)
+    assert TrainConfig(**settings, extra={"activation_checkpointing": True})
+
+
+def test_trl_s_own_offloading_is_refused_in_favour_of_the_key(tmp_path):
+    with pytest.raises(ConfigError, match=r"set train\.offload_activations"):
+        training_arguments(TrainConfig(extra={"activation_offloading": True}), tmp_path, torch.float32)
