@@ -46,6 +46,8 @@ def training_arguments(
         if name not in known:
             library = "TRL" if family == "causal" else "transformers"
             raise ConfigError(f"train.extra.{name} is not an argument of {library}'s {kind.__name__}")
+    if config.packing and config.extra.get("packing_strategy") == "wrapped":
+        raise ConfigError("train.extra.packing_strategy=wrapped lets texts see each other; take bfd, or leave it out")
     if family != "causal" and config.packing:
         raise ConfigError("train.packing=true is for decoders that write; leave it out for this model and task")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

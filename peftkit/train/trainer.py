@@ -18,6 +18,7 @@ from peftkit.config import RunConfig
 from peftkit.data.examples import IGNORED, Example
 from peftkit.errors import ConfigError
 from peftkit.train.checks import loss_name
+from peftkit.train.documents import require_apart
 from peftkit.train.losses import mean_terms, smoothed_cross_entropy, softmax_loss
 from peftkit.train.shared import Batch, SharedTrainer
 
@@ -48,6 +49,8 @@ class AdapterTrainer(SharedTrainer, SFTTrainer):  # type: ignore[misc]
         super().__init__(model, args, dataset, tokenizer, None, config, callbacks)
         if weighted and self.padding_free:
             raise ConfigError("rows that are packed cannot have weights of their own; take train.packing=false")
+        if self.padding_free and model.device.type != "meta":
+            require_apart(model, self.data_collator)
         if self.own_loss:
             self.data_collator: Any = _WithWeights(self.data_collator)
 

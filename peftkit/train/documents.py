@@ -1,0 +1,63 @@
+"""Documents that are packed into one row must not see each other: the model itself is asked, in four short passes.
+
+Whether they do depends on the model, the attention, the adapter's method and the trainer together, and none of them says
+so: an attention that is not known to transformers gets no mask, and PEFT's prompts drop the positions that say where a
+document begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from peftkit.errors import ConfigError
+
+TOKENS = 4
+LEAK = 0.05
+"""Share of what a document does to the next one if they are one, from which on they are not apart; rounding is below."""
+
+
+def require_apart(model: Any, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+    """Refuse a model that lets a packed document see the one before it.
+
+    Args:
+        model: With its adapter.
+        collate: Makes a batch of rows that are packed, each with `seq_lengths`.
+
+    Raises:
+        ConfigError: The answers in a document depend on the document before it.
+    """
+    packed = _influence(model, collate, [TOKENS, TOKENS])
+    as_one = _influence(model, collate, [2 * TOKENS])
+    if packed > LEAK * as_one:
+        attention = getattr(model.config, "_attn_implementation", None)
+        raise ConfigError(
+            f"train.packing=true: with this model and adapter, and the attention '{attention}', a text would see the one "
+            "before it in its row; take train.packing=false, or another model.attn_implementation"
+        )
+
+
+def _influence(model: Any, collate: Callable[..., Any], lengths: Sequence[int]) -> float:
+    """Return how far the logits of a row's second half move with the tokens of its first half."""
+    vocabulary = model.config.get_text_config().vocab_size
+    moved = []
+    for start in (0, TOKENS):
+        tokens = [one % vocabulary for one in (*range(start, start + TOKENS), *range(2 * TOKENS, 3 * TOKENS))]
+        batch = collate([{"input_ids": tokens, "labels": tokens, "seq_lengths": list(lengths)}])
+        del batch["labels"]
+        moved.append(_logits(model, batch)[:, -TOKENS:].float())
+    return float((moved[0] - moved[1]).abs().max())
+
+
+def _logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    inputs = {name: one.to(model.device) if isinstance(one, torch.Tensor) else one for name, one in batch.items()}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=model.dtype != torch.float32, dtype=model.dtype):
+            logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    finally:
+        model.train(training)
+    return logits
