@@ -9,6 +9,9 @@ from typing import Any
 from peftkit.config import RunConfig
 from peftkit.plan.forecast import Subject
 
+TILE = 4096
+"""Tokens of a tile of feed-forward layers: enough that dequantizing their weights for it hardly counts."""
+
 Values = Mapping[str, Any]
 _LEAST_LENGTH = 128  # rows are not advised to be cut below half of it
 
@@ -61,11 +64,15 @@ def smaller(subject: Subject) -> Iterator[Change]:
             yield micro_batch(size, -(-rows * passes // size), "fewer rows at once, as many in a step")
     if not recomputes(config):
         yield Change({"train.gradient_checkpointing": True}, "recompute activations: less memory, a third slower")
-    if subject.family == "causal" and not train.extra.get("activation_offloading"):
-        recomputing = {} if recomputes(config) else {"train.gradient_checkpointing": True}
-        yield Change(
-            {**recomputing, "train.extra.activation_offloading": True}, "saved activations wait in main memory"
-        )
+    layers = _layers(subject)
+    if (train.checkpoint_layers or layers) < layers:
+        yield Change({"train.checkpoint_layers": layers}, "recompute all layers")
+    on = {} if recomputes(config) else {"train.gradient_checkpointing": True}
+    batch = subject.load.batch(config)
+    if not train.tiled_mlp and batch.rows * batch.length > 2 * TILE:
+        yield Change({**on, "train.tiled_mlp": TILE}, f"feed-forward layers {TILE} tokens at a time")
+    if not (train.offload_activations or train.extra.get("activation_offloading")):
+        yield Change({**on, "train.offload_activations": True}, "what is kept for recomputing waits in main memory")
     if train.optim in ("adamw", "adam", "paged_adamw"):
         yield Change({"train.optim": "adamw_8bit"}, "the optimizer's state in 8 bits")
     if config.adapter.r and config.adapter.r > 8 and config.adapter.method == "lora":
@@ -79,11 +86,9 @@ def faster(subject: Subject) -> Iterator[Change]:
     config, train = subject.config, subject.config.train
     if train.gradient_checkpointing:
         yield Change({"train.gradient_checkpointing": False}, "recompute nothing")
-        for every in (4, 2):
-            settings = {**train.extra.get("activation_checkpointing_kwargs", {}), "every_n_layers": every}
-            yield Change(
-                {"train.extra.activation_checkpointing_kwargs": settings}, f"recompute one layer in {every} only"
-            )
+        layers = _layers(subject)
+        for part in (1, 2, 3) if train.checkpoint_layers is None and layers >= 4 else ():
+            yield Change({"train.checkpoint_layers": layers * part // 4}, f"recompute {part} layers in 4 only")
     rows, passes = train.per_device_train_batch_size, train.gradient_accumulation_steps
     for factor in (4, 2):
         if passes % factor == 0:
@@ -104,6 +109,10 @@ def micro_batch(rows: int, passes: int, why: str) -> Change:
         {"train.per_device_train_batch_size": rows, "train.gradient_accumulation_steps": passes},
         why,
     )
+
+
+def _layers(subject: Subject) -> int:
+    return int(subject.settings.get_text_config().num_hidden_layers)
 
 
 def recomputes(config: RunConfig) -> bool:

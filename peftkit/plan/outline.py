@@ -74,10 +74,12 @@ def outline(
     depths = shallow_depths(settings, config)
     if depths is None:
         return outline_of(trace_step(settings, config, family, batch, device, judged))
+    layers = settings.num_hidden_layers
     less, more = (
-        outline_of(trace_step(shallow(settings, depth), config, family, batch, device, judged)) for depth in depths
+        outline_of(trace_step(shallow(settings, one), _at_depth(config, one, layers), family, batch, device, judged))
+        for one in depths
     )
-    return _extrapolated(less, more, depths, settings.num_hidden_layers)
+    return _extrapolated(less, more, depths, layers)
 
 
 def outline_of(traced: Traced) -> Outline:
@@ -100,6 +102,8 @@ def shallow_depths(settings: Any, config: RunConfig) -> tuple[int, int] | None:
     period = math.lcm(
         period, (config.train.extra.get("activation_checkpointing_kwargs") or {}).get("every_n_layers", 1)
     )
+    if (recomputed := config.train.checkpoint_layers) is not None:  # the same share of both depths
+        period = math.lcm(period, layers // math.gcd(layers, min(recomputed, layers)))
     # Both leave the same rest as the whole, so that what a last, incomplete period adds is in both of them.
     first = layers % period
     least = _LEAST + (STASH if config.train.extra.get("activation_offloading") else 0)
@@ -116,6 +120,15 @@ def shallow(settings: Any, layers: int) -> Any:
     if getattr(settings, "layer_types", None):
         fewer.layer_types = list(settings.layer_types[:layers])
     return fewer
+
+
+def _at_depth(config: RunConfig, depth: int, layers: int) -> RunConfig:
+    """Return a configuration for fewer layers, of which as large a share is recomputed."""
+    recomputed = config.train.checkpoint_layers
+    if recomputed is None:
+        return config
+    train = config.train.model_copy(update={"checkpoint_layers": min(recomputed, layers) * depth // layers})
+    return config.model_copy(update={"train": train})
 
 
 def _repeats(kinds: list[str], size: int) -> bool:

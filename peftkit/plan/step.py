@@ -24,10 +24,9 @@ from peftkit.plan.work import Work
 from peftkit.plan.workspace import hidden_bytes
 
 if TYPE_CHECKING:
-    from transformers import Trainer
-
     from peftkit.model.family import Family
     from peftkit.plan.autocast import Surroundings
+    from peftkit.train.shared import SharedTrainer
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,9 @@ def trace_step(
                 answers.masked = judged.rows > 1
                 judge(model.eval(), family, config, judged, ledger)
         trainable, total = count_parameters(model)
-    return Traced(ledger.trace, work, trainable, total - trainable, surroundings.main_memory.peak)
+    offload = trainer.kernels.offload
+    moved = surroundings.main_memory.peak + (offload.most if offload else 0)
+    return Traced(ledger.trace, work, trainable, total - trainable, moved)
 
 
 class _MetaStep:
@@ -232,7 +233,7 @@ def adopt_optimizer(ledger: Ledger, optimizer: Any) -> None:
     ledger.adopt(held, "optimizer")
 
 
-def _trainer(model: Any, config: RunConfig, family: Family, batch: Batch) -> tuple[Trainer, list[dict[str, Any]]]:
+def _trainer(model: Any, config: RunConfig, family: Family, batch: Batch) -> tuple[SharedTrainer, list[dict[str, Any]]]:
     """Make the run's trainer, and the batches of two forward passes where gradients are accumulated, else of one."""
     from peftkit.train.trainers import make_trainer
 

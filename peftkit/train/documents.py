@@ -1,8 +1,8 @@
 """Documents that are packed into one row must not see each other: the model itself is asked, in four short passes.
 
-Whether they do depends on the model, the attention, the adapter's method and the trainer together, and none of them says
-so: an attention that is not known to transformers gets no mask, and PEFT's prompts drop the positions that say where a
-document begins.
+Whether they do depends on the model, the attention, the adapter's method and the trainer together, and none of them
+says so: an attention that is not known to transformers gets no mask, and PEFT's prompts drop the positions that say
+where a document begins.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peftkit.errors import ConfigError
 
 TOKENS = 4
 LEAK = 0.05
-"""Share of what a document does to the next one if they are one, from which on they are not apart; rounding is below."""
+"""Documents are not apart from this share on of what the one does to the other if they are one; rounding is below."""
 
 
 def require_apart(model: Any, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
@@ -34,8 +34,8 @@ def require_apart(model: Any, collate: Callable[[list[dict[str, Any]]], dict[str
     if packed > LEAK * as_one:
         attention = getattr(model.config, "_attn_implementation", None)
         raise ConfigError(
-            f"train.packing=true: with this model and adapter, and the attention '{attention}', a text would see the one "
-            "before it in its row; take train.packing=false, or another model.attn_implementation"
+            f"train.packing=true: with this model and adapter, and the attention '{attention}', a text would see the "
+            "one before it in its row; take train.packing=false, or another model.attn_implementation"
         )
 
 
@@ -53,10 +53,10 @@ def _influence(model: Any, collate: Callable[..., Any], lengths: Sequence[int]) 
 
 def _logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     inputs = {name: one.to(model.device) if isinstance(one, torch.Tensor) else one for name, one in batch.items()}
-    training = model.training
+    training, lower = model.training, model.dtype != torch.float32
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(model.device.type, enabled=model.dtype != torch.float32, dtype=model.dtype):
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=lower, dtype=model.dtype):
             logits: torch.Tensor = model(**inputs, use_cache=False).logits
     finally:
         model.train(training)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from peftkit.config import RunConfig
 from peftkit.data.examples import Example
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peftkit.model.family import Family
+    from peftkit.train.shared import SharedTrainer
 
 
 def make_trainer(
@@ -30,7 +31,7 @@ def make_trainer(
     config: RunConfig,
     checkpoints: Path,
     callbacks: Sequence[TrainerCallback] = (),
-) -> Trainer:
+) -> SharedTrainer:
     """Return the trainer of an adapter: TRL's for models that write on, transformers' for heads and encoder-decoders.
 
     Args:
