@@ -57,15 +57,17 @@ FUSED = {"gradient_checkpointing": True, "fused_lora": True}
 TILED = {**FUSED, "tiled_mlp": 4096}
 RUNGS = (
     Rung("TRL, model given by name: float32 beside the 4-bit weights", ADVISED, float_weights=True),
-    Rung("bfloat16, nothing recomputed, all logits", PEFTS, whole_logits=True),
-    Rung("+ layers recomputed", ADVISED, whole_logits=True),
+    Rung("bfloat16, all logits, nothing recomputed", PEFTS, whole_logits=True),
+    Rung("+ gradient_checkpointing", ADVISED, whole_logits=True),
     Rung("+ TRL's fused loss head: TRL as it is advised", ADVISED),
-    Rung("+ fused LoRA layers: peftkit with gradient_checkpointing", FUSED),
+    Rung("+ fused_lora", FUSED),
     Rung("+ tiled_mlp=4096", TILED),
     Rung("+ offload_activations", {**TILED, "offload_activations": True}),
-    Rung("TRL as it is advised + tiled_mlp=4096 alone", {**ADVISED, "tiled_mlp": 4096}, alone=True),
-    Rung("TRL as it is advised + offload_activations alone", {**ADVISED, "offload_activations": True}, alone=True),
-    Rung("fused LoRA layers, half of the layers recomputed", {**FUSED, "checkpoint_layers": 16}, alone=True),
+    Rung("TRL as it is advised, tiled_mlp=4096 alone", {**ADVISED, "tiled_mlp": 4096}, alone=True),
+    Rung("TRL as it is advised, offload_activations alone", {**ADVISED, "offload_activations": True}, alone=True),
+    Rung("TRL's fused loss head, nothing recomputed", PEFTS, alone=True),
+    Rung("TRL's fused loss head, nothing recomputed, fused_lora", {"fused_lora": True}, alone=True),
+    Rung("fused_lora, checkpoint_layers=16 of 32", {**FUSED, "checkpoint_layers": 16}, alone=True),
 )
 
 
