@@ -17,10 +17,12 @@ from suite import JOBS
 from peftkit import screen
 from peftkit.adapter.method_list import list_methods, parameters
 from peftkit.adapter.methods import FIGURES
+from peftkit.plan.cards import GIB
 from peftkit.ui import UI
 
 HERE = Path(__file__).parent
 PARTS = ("before", "after")
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 README = HERE.parent / "README.md"
 
 
@@ -42,6 +44,7 @@ def fill(text: str) -> str:
         ("ending", ending()),
         ("main-job", main_job()),
         ("suite", suite()),
+        ("ladder", ladder()),
         ("throughput", throughput()),
         ("merge", merging()),
         ("export", exporting()),
@@ -138,6 +141,35 @@ def _metric(result: dict[str, Any], key: str) -> tuple[str, str, str, str]:
         return described["name"], _percent(values[0]), _percent(values[1]), moved
     moved = f"{change[0]:+.3g} ({change[1]:+.3g} to {change[2]:+.3g})"
     return described["name"], f"{values[0]:.3g}", f"{values[1]:.3g}", moved
+
+
+def ladder() -> str:
+    """Return the table of what each lever against memory brings, as traced."""
+    result = _read("ladder-meta.json")
+    lengths = [str(length) for length in result["lengths"]]
+    limit, middle = result["limit"] / GIB, lengths[len(lengths) // 2]
+    least = min(one["flops_per_token"][middle] for one in result["rungs"])
+    lines = [
+        f"| | {' | '.join(f'{int(one):,} tokens' for one in lengths)} | longest text in {limit:g} GiB "
+        f"| main memory for it | computing for each token, at {int(middle):,} |",
+        f"| --- | {' | '.join('---:' for _ in lengths)} | ---: | ---: | ---: |",
+    ]
+    for one in result["rungs"]:
+        main = one["main_memory_at_largest"]
+        cells = (
+            f"*{one['name']}*" if one["alone"] else one["name"],
+            *(f"{one['peak'][length] / GIB:.1f} GiB" for length in lengths),
+            f"{one['largest']:,}",
+            f"{main / GIB:.0f} GiB" if main else "",
+            f"{one['flops_per_token'][middle] / least:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in LIBRARIES)
+    note = (
+        "Traced, not measured; a row has what those above it have, *slanted* ones stand alone. Computing is counted in "
+        f"operations, 1 is the least. {versions}; `{result['command']}`, {result['date'][:10]}."
+    )
+    return "\n".join(lines) + f"\n\n{note}\n"
 
 
 def throughput() -> str:
@@ -293,7 +325,7 @@ def methods() -> str:
 
 def _where(result: dict[str, Any]) -> str:
     machine, versions = result["machine"], result["versions"]
-    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl", "bitsandbytes"))
+    named = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES)
     return f"{machine['cpu']}, {machine['cores']} cores, no GPU; {named}; `{result['command']}`, {result['date'][:10]}."
 
 

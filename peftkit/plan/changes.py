@@ -69,7 +69,7 @@ def smaller(subject: Subject) -> Iterator[Change]:
         yield Change({"train.checkpoint_layers": layers}, "recompute all layers")
     on = {} if recomputes(config) else {"train.gradient_checkpointing": True}
     batch = subject.load.batch(config)
-    if not train.tiled_mlp and batch.rows * batch.length > 2 * TILE:
+    if not train.tiled_mlp and batch.rows * batch.length > TILE:
         yield Change({**on, "train.tiled_mlp": TILE}, f"feed-forward layers {TILE} tokens at a time")
     if not (train.offload_activations or train.extra.get("activation_offloading")):
         yield Change({**on, "train.offload_activations": True}, "what is kept for recomputing waits in main memory")

@@ -1,0 +1,65 @@
+"""The ladder of memory in a short form: each lever brings what it is for, and a processor measures what was traced."""
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import ladder  # noqa: E402
+import ladder_gpu  # noqa: E402
+
+NAMES = [rung.name for rung in ladder.RUNGS]
+
+
+@pytest.fixture(scope="module")
+def rung():
+    return dict(zip(NAMES, ladder.RUNGS, strict=True))
+
+
+def test_each_rung_of_the_ladder_takes_less_at_8b_shapes_and_the_last_keeps_its_promise(rung):
+    """At 16,384 tokens and five layers, in bytes for each token of the row."""
+    steps = [one for one in ladder.RUNGS[1:] if not one.alone]
+    peaks = [ladder.traced(one, 16384, layers=5).peak for one in steps]
+    kib = [round(peak / 16384 / 1024) for peak in peaks]
+    assert all(more >= less for more, less in itertools.pairwise(peaks)), kib
+    assert peaks[-1] < 0.75 * peaks[2], kib  # than TRL as it is advised
+
+
+def test_the_stored_ladder_reaches_the_bar_and_was_not_measured(rung):
+    stored = json.loads((BENCHMARKS / "results" / "ladder-meta.json").read_text(encoding="utf-8"))
+    assert [one["name"] for one in stored["rungs"]] == NAMES
+    assert stored["traced"] == "on the meta device; nothing was measured"
+    last = next(one for one in reversed(stored["rungs"]) if not one["alone"])
+    assert last["largest"] >= 105_000
+    assert last["peak_at_largest"] <= stored["limit"]
+    assert last["whole_trace_at_largest"] == pytest.approx(last["peak_at_largest"], rel=0.005)
+    length = str(stored["lengths"][0])
+    assert ladder.traced(rung[last["name"]], int(length)).peak == pytest.approx(last["peak"][length], rel=0.01)
+
+
+def test_the_largest_length_is_found_where_memory_bends():
+    def peak(length):
+        return 1000 + 3 * length + max(0, 5 * (length - 5000))
+
+    found = ladder.largest(30_000, {2048: peak(2048), 4096: peak(4096)}, peak)
+    assert peak(found) <= 30_000 < peak(found + ladder.STEP)
+    assert ladder.largest(8_000, {2048: peak(2048), 4096: peak(4096)}, peak) == 2304
+
+
+@pytest.mark.parametrize("number", [2, 3, 6, 11])
+def test_a_processor_measures_what_was_traced(number, capsys):
+    options = argparse.Namespace(rehearse=True, steps=2)
+    ladder_gpu.measure_rung(ladder.RUNGS[number], options)
+    rows = {}
+    for line in capsys.readouterr().out.splitlines():
+        rows |= json.loads(line)
+    assert [*rows] == ["64", "128"]
+    for row in rows.values():
+        assert row["peak"] == pytest.approx(row["forecast"], rel=0.01)
+        assert row["tokens_per_second"] > 0
