@@ -54,6 +54,7 @@ class Rung:
 PEFTS = {"fused_lora": False}
 ADVISED = {**PEFTS, "gradient_checkpointing": True}
 FUSED = {"gradient_checkpointing": True, "fused_lora": True}
+CHEAP = {"recompute_pointwise": True}
 TILED = {**FUSED, "tiled_mlp": 4096}
 RUNGS = (
     Rung("TRL, model given by name: float32 beside the 4-bit weights", ADVISED, float_weights=True),
@@ -67,6 +68,8 @@ RUNGS = (
     Rung("TRL as it is advised, offload_activations alone", {**ADVISED, "offload_activations": True}, alone=True),
     Rung("TRL's fused loss head, nothing recomputed", PEFTS, alone=True),
     Rung("TRL's fused loss head, nothing recomputed, fused_lora", {"fused_lora": True}, alone=True),
+    Rung("TRL's fused loss head, recompute_pointwise", {"fused_lora": True, **CHEAP}, alone=True),
+    Rung("the same, and checkpoint_layers=16 of 32", {**FUSED, **CHEAP, "checkpoint_layers": 16}, alone=True),
     Rung("fused_lora, checkpoint_layers=16 of 32", {**FUSED, "checkpoint_layers": 16}, alone=True),
 )
 

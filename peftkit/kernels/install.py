@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from peftkit.config import RunConfig
+from peftkit.config import RunConfig, TrainConfig
 from peftkit.errors import ConfigError
 from peftkit.kernels.lora_linear import FusedLora, complaint, computes_in, held
 from peftkit.kernels.offload import Offload
+from peftkit.kernels.pointwise import Gated, is_gated
 from peftkit.kernels.tiles import Tiled
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+
+NORM_TILE = 4096
+"""Tokens of a norm's tile: its float32 copies are as long as that."""
 
 
 class Kernels:
@@ -35,7 +40,8 @@ class Kernels:
         self.model, self.train = model, config.train
         self.lora = _lora_layers(model, asked=config.train.fused_lora)
         self.layers = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
-        self.tiled = list(_token_wise(model, self.layers)) if config.train.tiled_mlp else []
+        self.norms = list(_norms(model, self.layers))
+        self.feeds = _feed_forward(model, self.layers, config.train)
         self.offload: Offload | None = None
         self._undo: list[Callable[[], None]] = []
         for key in ("offload_activations", "checkpoint_layers"):
@@ -46,13 +52,20 @@ class Kernels:
         """Put them in; checkpointing must have been turned on already."""
         fused = {id(one): FusedLora(one) for one in self.lora}
         self._undo += [one.undo for one in fused.values()]
-        for layer in self.tiled:
-            inside = [fused[id(one)] for one in layer.modules() if id(one) in fused]
-            self._undo.append(Tiled(layer, self.train.tiled_mlp, partial(_weights_once, inside)).undo)
         if self.train.checkpoint_layers is not None:
             # The last ones keep theirs: these are used up before any other layer is recomputed.
             for layer in self.layers[self.train.checkpoint_layers :]:
                 self._set(layer, "gradient_checkpointing", False)
+        tile = self.train.tiled_mlp
+        for layer, feed in zip(self.layers, self.feeds, strict=False):
+            inside = [fused[id(one)] for one in feed.modules() if id(one) in fused]
+            if tile:
+                self._undo.append(Tiled(feed, tile, partial(_weights_once, inside)).undo)
+            elif not (layer.gradient_checkpointing and self.model.is_gradient_checkpointing):
+                self._undo.append(Gated(feed).undo)
+        if tile or self.train.recompute_pointwise:
+            alone = self.train.recompute_pointwise
+            self._undo += [Tiled(norm, tile or NORM_TILE, always=alone).undo for norm in self.norms]
         if self.train.offload_activations:
             self.offload = Offload(device_of(self.model))
             for layer in self.layers:
@@ -93,20 +106,32 @@ def _lora_layers(model: PeftModel, asked: bool | None) -> list[Any]:
     return [one for name, one in found if name not in wrong]
 
 
-def _token_wise(model: PeftModel, layers: list[Any]) -> Iterator[torch.nn.Module]:
-    """Yield feed-forward layers and norms; torch's own norms keep no more than their input anyway."""
+def _feed_forward(model: PeftModel, layers: list[Any], train: TrainConfig) -> list[torch.nn.Module]:
+    """Return the feed-forward layer of each layer, where these are to be run in another way; else none."""
+    if not (train.tiled_mlp or train.recompute_pointwise):
+        return []
     feeds = [dict(layer.named_children()).get("mlp") for layer in layers]
+    kind = type(model.get_base_model()).__name__
     if not feeds or any(one is None or _has_experts(one) for one in feeds):
-        kind = type(model.get_base_model()).__name__
+        key = "tiled_mlp" if train.tiled_mlp else "recompute_pointwise"
         raise ConfigError(
-            f"train.tiled_mlp is for models with one dense feed-forward layer, `mlp`, in each layer, and {kind} has "
+            f"train.{key} is for models with one dense feed-forward layer, `mlp`, in each layer, and {kind} has "
             "others; leave it out"
         )
-    yield from (one for one in feeds if one is not None)
+    found = [one for one in feeds if one is not None]
+    if not train.tiled_mlp and not all(is_gated(one) for one in found):
+        raise ConfigError(
+            f"train.recompute_pointwise is for gated feed-forward layers, and {kind} has others; leave it out"
+        )
+    return found
+
+
+def _norms(model: PeftModel, layers: list[Any]) -> Iterator[torch.nn.Module]:
+    """Yield the norms of whole hidden states; torch's own keep no more than their input anyway."""
     for module in model.modules():
         parts = list(module.children())
-        stack = any(isinstance(one, torch.nn.ModuleList) and layers[0] in list(one) for one in parts)
-        if stack or module in layers:
+        stack = any(isinstance(one, torch.nn.ModuleList) and layers[:1] == list(one)[:1] for one in parts)
+        if module in layers or (stack and layers):
             yield from filter(_is_norm, parts)
 
 

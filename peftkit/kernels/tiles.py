@@ -28,12 +28,13 @@ class Tiled:
         layer: Gives each token, [rows, tokens, size], an output of the same size, whatever the others are.
         tokens: Of a tile.
         around: What to surround all tiles of a pass with, given the layer's input.
+        always: Whether the input alone is kept even where one tile takes all tokens.
     """
 
-    def __init__(self, layer: torch.nn.Module, tokens: int, around: Around | None = None) -> None:
+    def __init__(self, layer: torch.nn.Module, tokens: int, around: Around | None = None, always: bool = False) -> None:
         self.layer = layer
         self.own: Callable[[torch.Tensor], torch.Tensor] = layer.forward
-        self.tokens = tokens
+        self.tokens, self.always = tokens, always
         self.around = around or (lambda _: nullcontext())
         self.weights = tuple(one for one in layer.parameters() if one.requires_grad)
         self.draws = any(isinstance(one, torch.nn.Dropout) and one.p > 0 for one in layer.modules())
@@ -45,7 +46,8 @@ class Tiled:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the layer's output, of the shape of its input."""
-        if not torch.is_grad_enabled() or hidden.shape[:-1].numel() <= self.tokens:
+        one_tile = hidden.shape[:-1].numel() <= self.tokens
+        if not torch.is_grad_enabled() or (one_tile and not self.always):
             return self.own(hidden)
         kept = _Kept.apply(hidden, self, *self.weights)  # type: ignore[no-untyped-call]
         output: torch.Tensor = _Output.apply(kept, self)  # type: ignore[no-untyped-call]

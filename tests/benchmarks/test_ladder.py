@@ -52,7 +52,7 @@ def test_the_largest_length_is_found_where_memory_bends():
     assert ladder.largest(8_000, {2048: peak(2048), 4096: peak(4096)}, peak) == 2304
 
 
-@pytest.mark.parametrize("number", [2, 3, 6, 11])
+@pytest.mark.parametrize("number", [2, 3, 6, 11, 12])
 def test_a_processor_measures_what_was_traced(number, capsys):
     options = argparse.Namespace(rehearse=True, steps=2)
     ladder_gpu.measure_rung(ladder.RUNGS[number], options)

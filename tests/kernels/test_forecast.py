@@ -38,6 +38,7 @@ def _config(quantization="none", adapter=None, path="meta-llama/Llama-3.1-8B", *
         {"fused_lora": True},
         {"fused_lora": True, "adapter": {"lora_dropout": 0.1}},
         {**ON, "tiled_mlp": 32},
+        {"recompute_pointwise": True},
         {**ON, "checkpoint_layers": 1},
     ],
 )
@@ -85,5 +86,6 @@ def test_they_are_advised():
     assert not any("tiled_mlp" in one for one in words)
     faster_ones = [one.words for one in faster(_subject(**ON))]
     assert [one for one in faster_ones if "checkpoint_layers" in one] == [
-        f"train.checkpoint_layers={layers}" for layers in (5, 11, 16)
+        f"train.checkpoint_layers={layers} train.recompute_pointwise=true" for layers in (5, 11, 16)
     ]
+    assert "train.gradient_checkpointing=false train.recompute_pointwise=true" in faster_ones

@@ -11,6 +11,7 @@ from peftkit.errors import ConfigError
 from peftkit.kernels import install
 from peftkit.kernels.install import Kernels
 from peftkit.kernels.lora_linear import FusedLora
+from peftkit.kernels.pointwise import Gated
 from peftkit.kernels.tiles import Tiled
 from peftkit.train.arguments import training_arguments
 
@@ -20,6 +21,8 @@ ON = {"gradient_checkpointing": True}
 WAYS = {
     "LoRA layers as one operation": {"fused_lora": True},
     "tiles": {"tiled_mlp": 48, "fused_lora": False},
+    "norms and activation functions recomputed": {"recompute_pointwise": True, "fused_lora": False},
+    "the same beside recomputed layers": {**ON, "recompute_pointwise": True, "checkpoint_layers": 1},
     "half of the layers recomputed": {**ON, "checkpoint_layers": 1, "fused_lora": False},
     "checkpoints in main memory": {**ON, "offload_activations": True, "fused_lora": False},
     "all": {**ON, "tiled_mlp": 48, "offload_activations": True, "checkpoint_layers": 1},
@@ -59,6 +62,16 @@ def test_the_pieces_are_there_in_training_alone(tmp_path):
     assert [one.gradient_checkpointing for one in kernels.layers] == [True, False]
     kernels.remove()
     assert all(vars(one) == before[name] for name, one in run.model.named_modules())
+
+
+def test_activation_functions_are_run_again_in_the_layers_that_are_not(tmp_path):
+    ways = {**ON, "checkpoint_layers": 1, "recompute_pointwise": True}
+    run = Run(tmp_path, "causal", configuration("causal", **ways))
+    run.model.gradient_checkpointing_enable()
+    run.trainer.kernels.install()
+    feeds = [type(vars(one).get("forward")) for one in run.trainer.kernels.feeds]
+    assert feeds == [type(None), Gated]
+    assert [type(vars(one)["forward"]) for one in run.trainer.kernels.norms] == 5 * [Tiled]
 
 
 @pytest.mark.parametrize("family", ["head", "seq2seq"])
