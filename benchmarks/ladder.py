@@ -182,7 +182,7 @@ def row_of(rung: Rung, lengths: Sequence[int], limit: int, workspace: int) -> di
         "largest": most,
         "peak_at_largest": outlines[most].peak + workspace,
         "reserved_at_largest": outlines[most].taken.training + workspace,
-        "main_memory_at_largest": outlines[most].offloaded,
+        "main_memory_at_largest": outlines[most].moved,
         "where": f"{phase}, {top.operation}" if top else "",
         "flops_per_token": {str(length): round(outlines[length].work.flops() / length) for length in lengths},
     }

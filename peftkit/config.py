@@ -320,6 +320,8 @@ class TrainConfig(_Group):
         for key in ("checkpoint_layers", "offload_activations"):
             if getattr(self, key) not in (None, False) and not on:
                 raise ValueError(f"train.{key} means nothing without train.gradient_checkpointing=true; set that too")
+        if self.offload_activations and self.extra.get("activation_offloading"):
+            raise ValueError("train.offload_activations takes the place of train.extra.activation_offloading; take one")
         return self
 
     @model_validator(mode="after")

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _KEYS_OF_THEIR_OWN: Mapping[str, str] = {
     "label_smoothing_factor": "train.label_smoothing",
     "loss_type": "train.loss",
-    "activation_offloading": "train.offload_activations",
 }
 """Arguments that a key of peftkit takes the place of; given as well, one of the two would be passed over in silence."""
 

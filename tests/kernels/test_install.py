@@ -13,7 +13,6 @@ from peftkit.kernels.install import Kernels
 from peftkit.kernels.lora_linear import FusedLora
 from peftkit.kernels.pointwise import Gated
 from peftkit.kernels.tiles import Tiled
-from peftkit.train.arguments import training_arguments
 
 from ..train.families import Run, configuration
 
@@ -111,6 +110,6 @@ def test_what_recomputing_needs_is_said(settings):
     assert TrainConfig(**settings, extra={"activation_checkpointing": True})
 
 
-def test_trl_s_own_offloading_is_refused_in_favour_of_the_key(tmp_path):
-    with pytest.raises(ConfigError, match=r"set train\.offload_activations"):
-        training_arguments(TrainConfig(extra={"activation_offloading": True}), tmp_path, torch.float32)
+def test_one_kind_of_offloading_is_enough():
+    with pytest.raises(ValidationError, match=r"train\.extra\.activation_offloading; take one"):
+        TrainConfig(**ON, offload_activations=True, extra={"activation_offloading": True})
