@@ -120,7 +120,9 @@ class ModelConfig(_Group):
     dtype: Dtype = Field(
         "auto", description="dtype of unquantized weights and of computation; auto is bfloat16 where it is fast"
     )
-    attn_implementation: Text | None = Field(None, description="attention kernel; empty lets transformers choose")
+    attn_implementation: Text | None = Field(
+        None, description="attention kernel, such as sdpa, or varlen for packing; empty is transformers' choice"
+    )
     chat_template_kwargs: dict[str, Any] = Field({}, description="named arguments of the chat template")
     extra: dict[str, Any] = Field({}, description="more named arguments of from_pretrained")
 

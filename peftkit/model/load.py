@@ -190,12 +190,15 @@ def _arguments(source: Source, config: RunConfig, family: Family, settings: Any)
     """Return the named arguments of `from_pretrained`."""
     import torch
 
+    from peftkit.kernels import varlen
+
     asked = config.model
     dtype = resolved_dtype(asked)
     arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "revision": source.revision}
     if asked.quantization != "none" and stored_kind(settings) is None:
         arguments["quantization_config"] = quantization_config(asked, dtype, UNQUANTIZED if family == "head" else None)
     if asked.attn_implementation is not None:
+        varlen.register()
         arguments["attn_implementation"] = asked.attn_implementation
     if machine.device() == "cuda":
         arguments["device_map"] = {"": torch.cuda.current_device()}

@@ -34,7 +34,7 @@ def _gradients(folder, attention, **train):
     return run.trainer, run.gradients()
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "varlen"])
 @pytest.mark.parametrize("more", [{}, {"gradient_checkpointing": True, "tiled_mlp": 16}])
 def test_packed_and_unpacked_gradients_agree(tmp_path, attention, more):
     trainer, packed = _gradients(tmp_path / "a", attention, **PACKED, **more)
@@ -46,7 +46,7 @@ def test_packed_and_unpacked_gradients_agree(tmp_path, attention, more):
         assert (packed[name] - value).norm() < 1e-4 * value.norm(), name
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "varlen"])
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 def test_attention_with_a_mask_of_blocks_is_taken(tmp_path, attention, quantization):
     model = {"attn_implementation": attention, "quantization": quantization}
