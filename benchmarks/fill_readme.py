@@ -151,8 +151,8 @@ def ladder() -> str:
     least = min(one["flops_per_token"][middle] for one in result["rungs"])
     lines = [
         f"| | {' | '.join(f'{int(one):,} tokens' for one in lengths)} | longest text in {limit:g} GiB "
-        f"| main memory for it | computing for each token, at {int(middle):,} |",
-        f"| --- | {' | '.join('---:' for _ in lengths)} | ---: | ---: | ---: |",
+        f"| torch takes for it | main memory for it | computing for each token, at {int(middle):,} |",
+        f"| --- | {' | '.join('---:' for _ in lengths)} | ---: | ---: | ---: | ---: |",
     ]
     for one in result["rungs"]:
         main = one["main_memory_at_largest"]
@@ -160,14 +160,16 @@ def ladder() -> str:
             f"*{one['name']}*" if one["alone"] else one["name"],
             *(f"{one['peak'][length] / GIB:.1f} GiB" for length in lengths),
             f"{one['largest']:,}",
+            f"{one['reserved_at_largest'] / GIB:.1f} GiB",
             f"{main / GIB:.0f} GiB" if main else "",
             f"{one['flops_per_token'][middle] / least:.2f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in LIBRARIES)
     note = (
-        "Traced, not measured; a row has what those above it have, *slanted* ones stand alone. Computing is counted in "
-        f"operations, 1 is the least. {versions}; `{result['command']}`, {result['date'][:10]}."
+        "Traced, not measured; a row has what those above it have, *slanted* ones stand alone. Torch takes more than what "
+        "is alive, as its allocator rounds and leaves gaps. Computing is counted in operations, 1 is the least. The model "
+        f"itself has positions for 131,072 tokens. {versions}; `{result['command']}`, {result['date'][:10]}."
     )
     return "\n".join(lines) + f"\n\n{note}\n"
 

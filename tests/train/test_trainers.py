@@ -130,10 +130,9 @@ def test_smoothed_losses_of_models_that_write_are_torch_s(tmp_path):
 
 
 def test_packed_rows_take_other_losses_but_no_weights(tmp_path):
-    settings = {"packing": True, "max_length": 256, "extra": {"packing_strategy": "wrapped"}}
+    settings = {"packing": True, "max_length": 256}
     config = configuration("causal", loss="focal", **settings)
     assert falls(Run(tmp_path, "causal", config).losses())
-    settings["extra"] = {}
     config = configuration("causal", **settings)
     with pytest.raises(ConfigError, match=r"packed cannot have weights"):
         Run(tmp_path, "causal", config, examples("causal", config, 4, [1.0, 2.0, 1.0, 1.0]))
