@@ -167,9 +167,9 @@ def ladder() -> str:
         lines.append(f"| {' | '.join(cells)} |")
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in LIBRARIES)
     note = (
-        "Traced, not measured; a row has what those above it have, *slanted* ones stand alone. Torch takes more than what "
-        "is alive, as its allocator rounds and leaves gaps. Computing is counted in operations, 1 is the least. The model "
-        f"itself has positions for 131,072 tokens. {versions}; `{result['command']}`, {result['date'][:10]}."
+        "Traced, not measured; a row has what those above it have, *slanted* ones stand alone. Torch takes more than "
+        "what is alive, as its allocator rounds and leaves gaps. Computing is counted in operations, 1 is the least. "
+        f"The model itself has positions for 131,072 tokens. {versions}; `{result['command']}`, {result['date'][:10]}."
     )
     return "\n".join(lines) + f"\n\n{note}\n"
 
