@@ -95,6 +95,7 @@ class _Held:
         offload.most = max(offload.most, offload.bytes)
 
     def __del__(self) -> None:
+        self.leave()  # a pass that is given up may have begun to fetch it
         self.offload.bytes -= self.size
 
     def before(self) -> _Held | None:
