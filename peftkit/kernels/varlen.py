@@ -93,12 +93,14 @@ def attend(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **more
         )
         return plain
-    if _has_kernel(query, value, dropout, more):
+    if max_length_q is not None and _has_kernel(query, value, dropout, more):
         from torch.nn.attention.varlen import varlen_attn
 
-        given = (one[0].transpose(0, 1) for one in (query, key, value))
-        lengths = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
-        found = varlen_attn(*given, *lengths, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+        q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
+        starts, longest = cu_seq_lens_q, max_length_q
+        found = varlen_attn(
+            q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=True
+        )
         assert isinstance(found, torch.Tensor)
         return found[None], None
     parts = [
