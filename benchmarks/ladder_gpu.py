@@ -132,6 +132,9 @@ def measure(rung: Rung, length: int, options: argparse.Namespace) -> dict[str, A
         device = Device("cpu", torch.float32)
     with loss_of(rung):
         forecast = outline_of(trace_step(settings, config, "causal", batch, device))
+        if rung.float_weights and not options.rehearse:  # the trainer goes by the weights' dtype, unless it is told
+            train = config.train.model_copy(update={"extra": {"bf16": True}})
+            config = config.model_copy(update={"train": train})
         found = measure_random(settings, config, "causal", batch, device, options.steps)
     return {
         "forecast": forecast.peak + card.workspace,
