@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from peftkit.errors import PeftkitError
     from peftkit.evaluate.metric import Metric
     from peftkit.judge import evaluate_run, predict
-    from peftkit.pipeline import RunResult, check, run
+    from peftkit.pipeline import RunResult, check, resume, run
     from peftkit.recipe import EmbeddedData, Preset, Recipe, load_recipe
+    from peftkit.stopping import Stopped
 
 _HOMES = {
     "EmbeddedData": "peftkit.recipe",
@@ -19,10 +20,12 @@ _HOMES = {
     "Preset": "peftkit.recipe",
     "Recipe": "peftkit.recipe",
     "RunResult": "peftkit.pipeline",
+    "Stopped": "peftkit.stopping",
     "check": "peftkit.pipeline",
     "evaluate_run": "peftkit.judge",
     "load_recipe": "peftkit.recipe",
     "predict": "peftkit.judge",
+    "resume": "peftkit.pipeline",
     "run": "peftkit.pipeline",
 }
 __all__ = [
@@ -32,10 +35,12 @@ __all__ = [
     "Preset",
     "Recipe",
     "RunResult",
+    "Stopped",
     "check",
     "evaluate_run",
     "load_recipe",
     "predict",
+    "resume",
     "run",
 ]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +47,9 @@ Words = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
 PresetName = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values for one size of machine.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+TimeLimit = Annotated[
+    str | None, typer.Option("--time-limit", metavar="TIME", help="Save and stop in time, such as 3h or 1h30m.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")]
 
 
@@ -93,6 +98,17 @@ def options(
     _debug = debug
 
 
+@contextmanager
+def _left_when_stopped() -> Iterator[None]:
+    """Leave with the code of what stopped a run: 128 and the signal's number, or 75 when its time was up."""
+    from peftkit.stopping import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        raise typer.Exit(stopped.exit_code) from None
+
+
 @app.command()
 def run(
     recipe: RecipeName,
@@ -103,15 +119,51 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Start even if the forecast says that it does not fit.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in that folder, if there is one.")
+    ] = False,
+    time_limit: TimeLimit = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune an adapter, and see what got better."""
     from peftkit import pipeline
+    from peftkit.stopping import seconds_of
     from peftkit.ui import UI
 
     ui = UI(quiet=quiet, as_json=as_json)
-    result = pipeline.run(recipe, words=words or (), config=config, preset=preset, out=out, ui=ui, force=force)
+    with _left_when_stopped():
+        result = pipeline.run(
+            recipe,
+            words=words or (),
+            config=config,
+            preset=preset,
+            out=out,
+            resume=resume,
+            time_limit=seconds_of(time_limit),
+            ui=ui,
+            force=force,
+        )
+    if as_json:
+        ui.json({"folder": str(result.folder), **result.summary})
+
+
+@app.command("resume")
+def go_on(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that was stopped or killed.")],
+    words: Words = None,
+    time_limit: TimeLimit = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run as if it had never stopped."""
+    from peftkit import pipeline
+    from peftkit.stopping import seconds_of
+    from peftkit.ui import UI
+
+    ui = UI(quiet=quiet, as_json=as_json)
+    with _left_when_stopped():
+        result = pipeline.resume(folder, words=words or (), time_limit=seconds_of(time_limit), ui=ui)
     if as_json:
         ui.json({"folder": str(result.folder), **result.summary})
 

@@ -309,8 +309,17 @@ class TrainConfig(_Group):
     group_by_length: bool = Field(True, description="batches of rows of like length: less padding")
     packing: bool = Field(False, description="pack rows into sequences of max_length without padding")
     logging_steps: PositiveCount = Field(1, description="steps between lines of metrics.jsonl")
-    save_steps: Count = Field(0, description="steps between checkpoints; 0 saves at the end of each epoch")
-    save_total_limit: PositiveCount = Field(2, description="checkpoints that are kept")
+    save_steps: Count = Field(0, description="steps between checkpoints; 0 goes by save_minutes, and saves each epoch")
+    save_minutes: Number = Field(
+        2.0, description="minutes between checkpoints, without save_steps; 0 saves epochs only"
+    )
+    save_total_limit: Annotated[int, BeforeValidator(_no_bool), Field(ge=2)] = Field(
+        2, description="checkpoints that are kept, two or more"
+    )
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="what to do before a step whose loss or gradient is not finite; skip leaves it out"
+    )
+    max_nan_steps: PositiveCount = Field(3, description="with on_nan=skip: the most steps that are left out in a run")
     seed: Annotated[Count, Field(lt=2**32)] = Field(
         0, description="seed of the adapter's start, the order of rows, and dropout"
     )

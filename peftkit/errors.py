@@ -51,7 +51,7 @@ class AssetError(PeftkitError):
 
 
 class TrainingError(PeftkitError):
-    """Training cannot go on: the loss is not finite, or memory is exhausted."""
+    """Training cannot go on."""
 
     exit_code = 8
 
@@ -78,6 +78,18 @@ class NotModelledError(PeftkitError):
     """A part of a run has no model that a plan could use."""
 
     exit_code = 12
+
+
+class CheckpointError(PeftkitError):
+    """A run cannot go on: a checkpoint is damaged or missing, or belongs to another run."""
+
+    exit_code = 13
+
+
+class NotFiniteError(TrainingError):
+    """A loss or gradient is not finite; the weights are those before the step."""
+
+    exit_code = 14
 
 
 def first_line(error: BaseException) -> str:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit import machine, screen
+from peftkit.checkpoint.lock import alone_with
+from peftkit.errors import ConfigError
 from peftkit.record import write_passport_and_card, write_predictions
 from peftkit.resolve import Resolved, resolve
-from peftkit.rundir import RunFolder, write_json, write_lines, write_text
+from peftkit.rundir import RunFolder, read_json, write_json, write_lines, write_text
 from peftkit.stages import FoundModel, compare_answers, judge_rows, prepare, require_metrics
+from peftkit.stopping import Stop, Stopped
 from peftkit.ui import UI, percent
 from peftkit.yaml_file import to_yaml
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer
+    from transformers import PreTrainedModel
 
     from peftkit.data.prepare import Prepared
     from peftkit.plan.forecast import Forecast
+    from peftkit.resuming import Begun
     from peftkit.train.callbacks import MetricsCallback
+    from peftkit.train.shared import SharedTrainer
 
 
 START_BATCHES = 16
@@ -49,6 +55,8 @@ def run(
     config: Path | None = None,
     preset: str | None = None,
     out: Path | str | None = None,
+    resume: bool = False,
+    time_limit: float | None = None,
     ui: UI | None = None,
     force: bool = False,
 ) -> RunResult:
@@ -61,21 +69,64 @@ def run(
         config: YAML file with values.
         preset: Name of one of the recipe's presets.
         out: Folder of the run; by default `runs/RECIPE-DATE-TIME`.
+        resume: Go on with the run that `out` holds, if it holds one.
+        time_limit: Seconds after which the run is saved and stopped.
         ui: Where progress is shown; silent by default.
         force: Start even if the forecast says that the run does not fit.
 
     Raises:
         PeftkitError: Whatever the user can mend, as one sentence.
+        Stopped: A signal came or the time was up; all is saved.
     """
     ui = ui or UI(quiet=True)
-    resolved = resolve(recipe, words=words, file=config, preset=preset, values=values)
+    stop = Stop(time_limit)
+    with stop.listening():
+        resolved = resolve(recipe, words=words, file=config, preset=preset, values=values)
+        require_metrics(resolved)
+        if resume and out is None:
+            raise ConfigError("--resume goes on with a run that is there; name its folder with --out")
+        if resume and RunFolder(Path(out or "")).config.is_file():
+            return _go_on(resolved, Path(out or ""), ui, stop)
+        started = datetime.now(UTC)
+        folder = RunFolder.create(Path(out) if out else None, resolved.recipe.name, started.astimezone())
+        write_text(folder.config, to_yaml(resolved.config))
+        screen.show_start(ui, resolved, folder.path)
+        machine.quiet_libraries()
+        return _Run(resolved, folder, ui, started, stop, force=force).go()
+
+
+def resume(
+    folder: Path | str, *, words: Sequence[str] = (), time_limit: float | None = None, ui: UI | None = None
+) -> RunResult:
+    """Go on with a run that was stopped or killed, as if that had not happened.
+
+    Args:
+        folder: Folder of the run.
+        words: `key=value` words for what may change.
+        time_limit: Seconds after which the run is saved and stopped again.
+        ui: Where progress is shown; silent by default.
+
+    Raises:
+        PeftkitError: The folder holds no run, or what is there is damaged or another run's.
+        Stopped: A signal came or the time was up; all is saved.
+    """
+    ui = ui or UI(quiet=True)
+    stop = Stop(time_limit)
+    with stop.listening():
+        run_folder = RunFolder.open(Path(folder))
+        return _go_on(resolve(str(run_folder.config), words=words), run_folder.path, ui, stop)
+
+
+def _go_on(resolved: Resolved, path: Path, ui: UI, stop: Stop) -> RunResult:
+    folder = RunFolder.open(path)
+    if folder.summary.is_file():
+        _finish(folder)
+        ui.say(f"the run in '{path}' is finished; there is nothing left to do")
+        return RunResult(path, read_json(folder.summary), folder.adapter)
     require_metrics(resolved)
-    started = datetime.now(UTC)
-    folder = RunFolder.create(Path(out) if out else None, resolved.recipe.name, started.astimezone())
-    write_text(folder.config, to_yaml(resolved.config))
-    screen.show_start(ui, resolved, folder.path)
+    ui.say(f"peftkit resume {path}", style="bold")
     machine.quiet_libraries()
-    return _Run(resolved, folder, ui, started, force).go()
+    return _Run(resolved, folder, ui, datetime.now(UTC), stop, resumed=True).go()
 
 
 def check(
@@ -99,10 +150,34 @@ def check(
     return prepare(resolved, ui)[2].report
 
 
+def _finish(folder: RunFolder) -> None:
+    """Write the report from the run's files, and take away what only an unfinished run needs."""
+    from peftkit.checkpoint.answers import forget_answers
+    from peftkit.evaluate.report import write_report
+
+    with alone_with(folder.lock):
+        folder.take_away_leftovers()
+        if not folder.report.is_file():
+            write_report(folder.path)
+        forget_answers(folder.checkpoints)
+
+
 class _Run:
     """One run on its way: the stages in order, and how long each took."""
 
-    def __init__(self, resolved: Resolved, folder: RunFolder, ui: UI, started: datetime, force: bool) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        folder: RunFolder,
+        ui: UI,
+        started: datetime,
+        stop: Stop,
+        *,
+        resumed: bool = False,
+        force: bool = False,
+    ) -> None:
+        self.stop = stop
+        self.resumed = resumed
         self.resolved = resolved
         self.config = resolved.config
         self.folder = folder
@@ -110,6 +185,8 @@ class _Run:
         self.started = started
         self.force = force
         self.seconds: dict[str, float] = {}
+        self.went_on_after: int | None = None
+        self.earlier_seconds = 0.0
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
@@ -119,31 +196,49 @@ class _Run:
         self.seconds[name] = round(time.perf_counter() - begun, 3)
 
     def go(self) -> RunResult:
-        from peftkit.adapter.attach import count_parameters, save_adapter
-        from peftkit.model.load import load_model
+        with alone_with(self.folder.lock):
+            self.folder.take_away_leftovers()
+            try:
+                summary = self._go()
+            except Stopped as stopped:
+                if self.folder.config.exists():
+                    again = f"go on with: peftkit resume {shlex.quote(str(self.folder.path))}"
+                else:
+                    again = "nothing was begun, and nothing is left behind"
+                self.ui.warn(f"stopped by {stopped.reason}; {again}")
+                raise
+        _finish(self.folder)
+        screen.show_end(self.ui, self.resolved, self.folder, summary)
+        return RunResult(self.folder.path, summary, self.folder.adapter)
 
-        with self.folder.given_back_on_failure():
+    def _go(self) -> dict[str, Any]:
+        from peftkit.adapter.attach import count_parameters, save_adapter
+        from peftkit.checkpoint.answers import kept_answers
+        from peftkit.model.load import load_model
+        from peftkit.resuming import begin
+
+        with nullcontext() if self.resumed else self.folder.given_back_on_failure():
             with self.stage("data", "1/6 Data"):
                 self.config, base, data = prepare(self.resolved, self.ui)
-                write_text(self.folder.config, to_yaml(self.config))
-                write_json(self.folder.data, data.report)
-                if data.rejected:
-                    write_lines(
-                        self.folder.rejected,
-                        ({"where": row.where, "column": row.column, "reason": row.reason} for row in data.rejected),
-                    )
-                forecast = self.forecast(base, data)
+                forecast = None if self.resumed else self.forecast(base, data)
             with self.stage("model", "2/6 Model"):
                 loaded = load_model(base.source, self.config, base.family)
                 model = self.attach(loaded, base, data)
                 parameters = count_parameters(model)
                 screen.show_model(self.ui, self.config, base.held, model, parameters)
-                trainer, watch = self.make_trainer(model, base, data)
+                begun = begin(self.folder, self.config, base, data, model, self.ui, self.stop, resumed=self.resumed)
+                self.write_down(data)
+                trainer, watch = self.make_trainer(model, base, data, begun)
         test = data.test
         with self.stage("evaluate_before", f"3/6 Base model on {len(test)} held-out rows"), model.disable_adapter():
-            before = judge_rows(model, base.family, base.encoder, test, self.config, self.ui, "answered")
+            before = kept_answers(
+                self.folder.checkpoints,
+                self.config,
+                begun.identity,
+                lambda: judge_rows(model, base.family, base.encoder, test, self.config, self.ui, "answered"),
+            )
         with self.stage("train", f"4/6 Training on {len(data.train)} rows"):
-            trained = self.train(trainer, watch, data)
+            trained = self.train(trainer, watch, data, begun)
             model, converted = self.convert(model, base, data)
             save_adapter(model, self.folder.adapter)
         with self.stage("evaluate_after", f"5/6 Adapted model on {len(test)} held-out rows"):
@@ -155,9 +250,7 @@ class _Run:
             write_passport_and_card(self.folder.adapter, recipe, self.config, model, base, data, compared)
         summary = self.summary(base.held, compared, trained, parameters, converted, forecast)
         write_json(self.folder.summary, summary)
-        self.report()
-        screen.show_end(self.ui, self.resolved, self.folder, summary)
-        return RunResult(self.folder.path, summary, self.folder.adapter)
+        return summary
 
     def forecast(self, base: FoundModel, data: Prepared) -> Forecast | None:
         """Forecast the run, and refuse it before its weights are fetched if it surely does not fit."""
@@ -211,23 +304,41 @@ class _Run:
             self.ui.warn(f"the LoRA is not close to what was trained; take adapter.save_as_lora above {rank}, or 0")
         return converted.model, {"rank": rank, "logit_error": converted.logit_error}
 
-    def make_trainer(self, model: PeftModel, base: FoundModel, data: Prepared) -> tuple[Trainer, MetricsCallback]:
+    def write_down(self, data: Prepared) -> None:
+        """Write the configuration with what was found in the data, the data check, and the rows that were rejected."""
+        write_text(self.folder.config, to_yaml(self.config))
+        write_json(self.folder.data, data.report)
+        if data.rejected:
+            write_lines(
+                self.folder.rejected,
+                ({"where": row.where, "column": row.column, "reason": row.reason} for row in data.rejected),
+            )
+
+    def make_trainer(
+        self, model: PeftModel, base: FoundModel, data: Prepared, begun: Begun
+    ) -> tuple[SharedTrainer, MetricsCallback]:
         """Make the trainer before anything slow, so that a setting that it refuses costs seconds."""
         from peftkit.train.callbacks import MetricsCallback
         from peftkit.train.trainers import make_trainer
 
-        watch = MetricsCallback(self.folder.metrics)
+        watch = MetricsCallback(self.folder.metrics, warn=self.ui.warn)
+        checkpoints, saving = self.folder.checkpoints, begun.saving
         trainer = make_trainer(
-            model, base.family, base.encoder.tokenizer, data.train, self.config, self.folder.checkpoints, [watch]
+            model, base.family, base.encoder.tokenizer, data.train, self.config, checkpoints, [watch], saving
         )
         return trainer, watch
 
-    def train(self, trainer: Trainer, watch: MetricsCallback, data: Prepared) -> dict[str, Any]:
-        """Train, and return steps, epochs, loss, tokens and tokens per second."""
+    def train(self, trainer: SharedTrainer, watch: MetricsCallback, data: Prepared, begun: Begun) -> dict[str, Any]:
+        """Train, from the newest checkpoint if there is one; return steps, epochs, loss, tokens, tokens per second."""
         machine.trim()
-        with self.ui.progress("step", 0) as bar:
+        if begun.start is not None:
+            self.went_on_after = begun.saving.checkpoints.newest_step
+            watch.go_on_after(self.went_on_after or 0)
+            self.earlier_seconds = watch.last.get("seconds", 0.0)
+            self.ui.say(f"goes on after step {self.went_on_after}")
+        with self.stop.awaited(), self.ui.progress("step", 0) as bar:
             watch.on_step = lambda line, total: bar.to(line["step"], screen.step_detail(line), total)
-            trainer.train()
+            trainer.train(resume_from_checkpoint=None if begun.start is None else str(begun.start))
         trained_tokens = sum(example.trained_tokens for example in data.train)
         epochs = trainer.state.epoch or 0.0
         last = watch.last
@@ -239,6 +350,7 @@ class _Run:
             "tokens": last["tokens"],
             "trained_tokens": round(trained_tokens * epochs),
             "tokens_per_second": round(last["tokens"] / last["seconds"], 1),
+            "saving_seconds": round(begun.saving.seconds, 3),
         }
 
     def summary(
@@ -265,8 +377,12 @@ class _Run:
             "seed": self.config.train.seed,
             "started": self.started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
+            **({"went_on_after_step": self.went_on_after} if self.resumed else {}),
             **compared,
-            "time": {"total": round((finished - self.started).total_seconds(), 3), "stages": self.seconds},
+            "time": {
+                "total": round((finished - self.started).total_seconds() + self.earlier_seconds, 3),
+                "stages": self.seconds,
+            },
             "memory": {
                 "peak_rss": machine.peak_resident(),
                 "peak_cuda_allocated": cuda[0] if cuda else None,
@@ -275,7 +391,7 @@ class _Run:
             "forecast": beside_measured(forecast, trained),
             "tokens_per_second": trained["tokens_per_second"],
             "tokens": {"train": trained["tokens"], "trained": trained["trained_tokens"]},
-            "train": {name: trained[name] for name in ("steps", "epochs", "final_loss", "seconds")},
+            "train": {name: trained[name] for name in ("steps", "epochs", "final_loss", "seconds", "saving_seconds")},
             "adapter": {
                 "method": self.config.adapter.method,
                 "r": self.config.adapter.r,
@@ -287,8 +403,3 @@ class _Run:
             "versions": machine.versions(),
             "machine": machine.describe(),
         }
-
-    def report(self) -> None:
-        from peftkit.evaluate.report import write_report
-
-        write_report(self.folder.path)

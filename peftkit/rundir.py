@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from peftkit.errors import OutputError, PeftkitError
 
 RUNS = Path("runs")
 """Where runs go whose folder was not named."""
+_NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 class RunFolder:
@@ -36,6 +38,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
+        self.lock = path / ".lock"
         self.adapter = path / "adapter"
 
     @classmethod
@@ -50,9 +53,10 @@ class RunFolder:
             if folder.is_file():
                 raise OutputError(f"'{folder}' is a file; give a folder that does not exist yet with --out")
             if folder.is_dir() and any(folder.iterdir()):
-                holds = "holds a run" if (folder / "config.yaml").exists() else "is not empty"
+                run = (folder / "config.yaml").exists()
+                holds, go_on = ("holds a run", "go on with it by --resume, or ") if run else ("is not empty", "")
                 raise OutputError(
-                    f"the folder '{folder}' {holds} and is never written over; give another one with --out"
+                    f"the folder '{folder}' {holds} and is never written over; {go_on}give another one with --out"
                 )
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -69,13 +73,21 @@ class RunFolder:
         try:
             yield
         except (PeftkitError, KeyboardInterrupt):
-            for file in (self.config, self.data, self.forecast, self.rejected):
+            run = self.checkpoints / "run.json"
+            for file in (self.config, self.data, self.forecast, self.rejected, run, self.lock):
                 file.unlink(missing_ok=True)
             default_parent = [RUNS] if self.path.parent == RUNS else []
             for folder in (self.checkpoints, self.path, *default_parent):
                 with suppress(OSError):  # it is absent, or holds something that is not ours
                     folder.rmdir()
             raise
+
+    def take_away_leftovers(self) -> None:
+        """Take away files that a killed process was about to finish; call it only while no other one works here."""
+        for folder in (self.path, self.adapter, self.checkpoints):
+            for stale in folder.glob(".*.tmp-*"):
+                if stale.is_file():
+                    stale.unlink()
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -116,8 +128,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from error
@@ -145,6 +156,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise OutputError(f"'{path}' cannot be written: {error.strerror or error}; give another name") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS:
+            raise
+    finally:
+        os.close(handle)
 
 
 def require_new(path: Path) -> None:
@@ -179,10 +210,22 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def append_line(path: Path, row: Any) -> None:
-    """Add one line to a JSON-lines file; after a crash at most the last line is torn."""
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+def append_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Add lines to a JSON-lines file, or none where they cannot all be written; a crash can tear the last one.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        left = text.encode()
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def read_json(path: Path) -> Any:

@@ -7,7 +7,16 @@ from datetime import datetime
 import pytest
 
 from peftkit.errors import OutputError
-from peftkit.rundir import RunFolder, append_line, atomic, atomic_folder, read_json, write_json, write_lines, write_text
+from peftkit.rundir import (
+    RunFolder,
+    append_lines,
+    atomic,
+    atomic_folder,
+    read_json,
+    write_json,
+    write_lines,
+    write_text,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -70,7 +79,7 @@ def test_rows_that_fail_on_the_way_leave_no_file(tmp_path):
 def test_lines_are_one_value_each(tmp_path):
     path = tmp_path / "a.jsonl"
     write_lines(path, [{"a": "ü\n"}, [1]])
-    append_line(path, {"b": None})
+    append_lines(path, [{"b": None}])
     assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == [{"a": "ü\n"}, [1], {"b": None}]
     assert path.read_bytes().endswith(b"\n")
 

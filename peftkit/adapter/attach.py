@@ -17,7 +17,7 @@ from peftkit.adapter.methods import find_method
 from peftkit.adapter.peft_config import peft_config, require_fitting
 from peftkit.adapter.peft_file import read_peft_settings, require_ranks_in
 from peftkit.config import AdapterConfig, ModelConfig
-from peftkit.errors import AdapterError, ConfigError, ModelError, first_line
+from peftkit.errors import AdapterError, ConfigError, ModelError, OutputError, first_line
 from peftkit.model.head import head_modules
 from peftkit.model.weight_files import read_tensors
 from peftkit.rundir import atomic, write_json
@@ -121,16 +121,17 @@ def write_files(
     Raises:
         OutputError: A file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    # Copies: methods whose layers share tensors have them under each layer's name.
+    held = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(state.items())}
     with atomic(folder / WEIGHTS) as temporary:
-        save_file(
-            # Copies: methods whose layers share tensors have them under each layer's name.
-            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(state.items())},
-            temporary,
-            metadata={"format": "pt", **metadata},
-        )
+        try:
+            save_file(held, temporary, metadata={"format": "pt", **metadata})
+        except SafetensorError as error:  # it says so where the disk is full
+            raise OutputError(f"'{folder / WEIGHTS}' cannot be written: {first_line(error)}") from error
         temporary.chmod(0o644)  # safetensors writes 0600, which no other user's server could read
     written = {**settings, "inference_mode": True}
     write_json(folder / PEFT_CONFIG, {name: _plain(value) for name, value in sorted(written.items())})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from typing import Any
 
 from peftkit.errors import OutputError, PeftkitError
 from peftkit.model.assets import locked
-from peftkit.rundir import write_json
+from peftkit.rundir import sync_file, sync_folder, write_json
 from peftkit.ui import size
 
 RECORD = "merge.json"
@@ -25,7 +24,6 @@ RECORD = "merge.json"
 _STATE = ".state"
 _KEY = "key.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _SPARE = 1 << 24  # bytes for what is written beside the weights
 
 
@@ -62,7 +60,7 @@ class Staging:
         """Give a file of weights its name, now that it is on the disk."""
         write_json(self._state / f"{name}.json", seen)
         partial.replace(self.file(name))
-        _sync_folder(self.path)
+        sync_folder(self.path)
 
     def partial(self, name: str) -> Path:
         """Return where a file of weights is written."""
@@ -93,15 +91,14 @@ class Staging:
         shutil.rmtree(self._state)
         for file in self.path.iterdir():
             if file.is_file():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        _sync_folder(self.path)
+                sync_file(file)
+        sync_folder(self.path)
         old = self.out.parent / f".{self.out.name}.replaced"
         if replace and self.out.exists():
             shutil.rmtree(old, ignore_errors=True)
             self.out.rename(old)
         self.path.rename(self.out)
-        _sync_folder(self.out.parent)
+        sync_folder(self.out.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
@@ -182,14 +179,3 @@ def require_free(out: Path, *, force: bool) -> None:
         raise OutputError(f"'{out}' exists and is not written over; give another place")
     if not force:
         raise OutputError(f"'{out}' holds a merged model and is not written over; give another place, or pass --force")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NOT_FOR_FOLDERS:
-            raise
-    finally:
-        os.close(handle)

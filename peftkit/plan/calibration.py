@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peftkit.model.assets import cache_folder
 from peftkit.plan.time import Range
-from peftkit.rundir import append_line
+from peftkit.rundir import append_lines
 
 _LATEST = 20
 _SPREAD = 1.15  # least factor between the middle and either end, once runs were measured
@@ -50,7 +50,7 @@ def note(card: str, forecast: float, measured: float) -> None:
     """Keep a run's seconds per step, forecast without calibration, and measured."""
     with suppress(OSError):  # a cache that cannot be written costs no run
         _file().parent.mkdir(parents=True, exist_ok=True)
-        append_line(_file(), {"card": card, "forecast": forecast, "measured": measured})
+        append_lines(_file(), [{"card": card, "forecast": forecast, "measured": measured}])
 
 
 def _file() -> Path:

@@ -93,8 +93,6 @@ def _arguments(config: TrainConfig, output: Path, dtype: torch.dtype) -> dict[st
         "logging_nan_inf_filter": False,  # a loss that is not finite must be seen
         "save_strategy": "steps" if config.save_steps else "epoch",
         "save_steps": config.save_steps or 500,
-        "save_total_limit": config.save_total_limit,
-        "save_only_model": True,
         "seed": config.seed,
         "bf16": dtype == torch.bfloat16,
         "fp16": dtype == torch.float16,

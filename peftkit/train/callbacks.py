@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from peftkit import machine
-from peftkit.errors import TrainingError
-from peftkit.rundir import append_line
+from peftkit.rundir import append_lines, write_lines
+from peftkit.train.spikes import Spikes
 
 Metrics = dict[str, Any]
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes `metrics.jsonl`, tells `on_step` about every logged step, and stops at a loss that is not finite.
+    """Writes `metrics.jsonl`, tells `on_step` about every logged step, and `warn` about what is wrong with one.
 
     Each line has step, epoch, loss, learning_rate, grad_norm, token_accuracy (of models that write), tokens (read since
-    the start, without padding), seconds (since the start), tokens_per_second (since the line before) and memory
-    (resident bytes now, or allocated on the accelerator).
+    the start, without padding), seconds (since the start, without the time that a stopped run stood still),
+    tokens_per_second (since the line before) and memory (resident bytes now, or allocated on the accelerator). A step
+    that was not finite has its rows and the cause under `not_finite`; one whose loss stands out has `spike`.
     """
 
-    def __init__(self, path: Path, on_step: Callable[[Metrics, int], None] = lambda line, total: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_step: Callable[[Metrics, int], None] = lambda line, total: None,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.path = path
         self.on_step = on_step
+        self.warn = warn
         self.last: Metrics = {}
         self._started = 0.0
+        self._earlier = 0.0
         self._before = (0.0, 0)
+        self._spikes = Spikes()
+        self._unwritten: list[Metrics] = []
+
+    def go_on_after(self, step: int) -> None:
+        """Drop the lines of steps after one, which are taken again, and a last line that was torn."""
+        lines = [line for line in _whole_lines(self.path) if line["step"] <= step]
+        write_lines(self.path, lines)
+        if lines:
+            self.last = lines[-1]
+            self._earlier = self.last["seconds"]
+            self._before = (self._earlier, self.last["tokens"])
+        for line in lines:
+            self._spikes.look(line["loss"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock."""
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - self._earlier
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Have the last step logged whatever the interval: the run's totals are those of the last line."""
@@ -48,7 +70,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float] | None = None,
+        logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Keep a step's line; the summary that the trainer logs at the end is not one."""
@@ -71,14 +93,37 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             "tokens_per_second": round(counted / elapsed, 1) if elapsed > 0 else 0.0,
             "memory": peak[0] if peak else machine.resident(),
         }
-        finite = math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])
-        append_line(
-            self.path, line if finite else {**line, "loss": str(line["loss"]), "grad_norm": str(line["grad_norm"])}
-        )
-        if not finite:
-            raise TrainingError(
-                f"the loss is {line['loss']} and the gradient's norm {line['grad_norm']} at step {state.global_step}; "
-                "lower train.learning_rate, or look at the rows of this step"
-            )
-        self.last = line
+        if "not_finite" in logs:
+            line["step"] = logs.get("step") or line["step"]  # named where the step is not taken
+            line["not_finite"] = logs["not_finite"]
+        if self._spikes.look(line["loss"]):
+            line["spike"] = True
+            self.warn(f"the loss jumped to {line['loss']:.3g} at step {line['step']}; it was {self._spikes.usual:.3g}")
+        unusable = [name for name in ("loss", "grad_norm") if not math.isfinite(line[name])]
+        self._write({**line, **{name: str(line[name]) for name in unusable}})
+        self.last = {**line, **{name: self.last.get(name, 0.0) for name in unusable}}
         self.on_step(line, state.max_steps)
+
+    def _write(self, line: Metrics) -> None:
+        """Add a line to the file; where the disk is full, keep it until there is room."""
+        self._unwritten.append(line)
+        try:
+            append_lines(self.path, self._unwritten)
+        except OSError as error:
+            if len(self._unwritten) == 1:
+                self.warn(f"'{self.path}' cannot be written: {error.strerror}; the training goes on")
+        else:
+            self._unwritten.clear()
+
+
+def _whole_lines(path: Path) -> Iterator[Metrics]:
+    """Give the lines of a file of metrics; a crash can have torn the last one."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return

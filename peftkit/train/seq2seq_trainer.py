@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,6 +75,16 @@ class EncoderDecoderTrainer(SharedTrainer, Seq2SeqTrainer):  # type: ignore[misc
         """Return the weight of each token that is written, [rows, tokens]."""
         weights: torch.Tensor = batch["weight"][:, None] * (batch["labels"] != IGNORED)
         return weights
+
+    def loop_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what the loop has summed up since the last line of the log, and the tokens that were likeliest."""
+        tensors, values = super().loop_state()
+        return {**tensors, "hits": self._hits.clone()}, values
+
+    def set_loop_state(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Put it back."""
+        super().set_loop_state(tensors, values)
+        self._hits = tensors["hits"].to(self.args.device, copy=True)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the accuracy of the tokens since the line before, under the name that TRL gives it."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from peftkit.adapter.adalora import after_optimizer_step, orthogonality_penalty
 from peftkit.adapter.attach import save_adapter
 from peftkit.config import RunConfig
 from peftkit.kernels.install import Kernels
 from peftkit.train.arguments import refusals
+from peftkit.train.checkpointed import CheckpointedTrainer
+from peftkit.train.finite import GuardedTrainer
 from peftkit.train.losses import mean_terms
 from peftkit.train.optimizers import own_optimizer
 
@@ -27,7 +29,7 @@ Batch = dict[str, Any]
 COLUMNS = ("input_ids", "labels", "seq_lengths", "weight")
 
 
-class SharedTrainer(Trainer):  # type: ignore[misc]
+class SharedTrainer(CheckpointedTrainer, GuardedTrainer):
     """Trains an adapter that is attached already, on examples that are encoded already.
 
     Args:
@@ -67,7 +69,7 @@ class SharedTrainer(Trainer):  # type: ignore[misc]
                 data_collator=collator,
                 train_dataset=dataset,
                 processing_class=tokenizer,
-                callbacks=[*callbacks, AfterSteps(), WithKernels(self.kernels)],
+                callbacks=[*callbacks, AfterSteps(self), WithKernels(self.kernels)],
             )
         # TRL has just cast the adapter of a quantized model to bfloat16; its float32 values are put back.
         for name, value in model.named_parameters():
@@ -96,7 +98,18 @@ class SharedTrainer(Trainer):  # type: ignore[misc]
             count = torch.stack([self.item_weights(batch).sum() for batch in batches]).sum().to(device)
             if self.args.world_size > 1 and self.args.average_tokens_across_devices:
                 count = self.accelerator.gather(count).sum()
+        self.watch_batches(batches, count)
         return batches, count
+
+    def loop_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what the loop has summed up since the last line of the log, and the steps that were left out."""
+        tensors, values = super().loop_state()
+        return tensors, {**values, "skipped": self.skipped_steps}
+
+    def set_loop_state(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Put it back."""
+        super().set_loop_state(tensors, values)
+        self.skipped_steps = values["skipped"]
 
     def mean_over_step(self, losses: torch.Tensor, weights: torch.Tensor, total: torch.Tensor | None) -> torch.Tensor:
         """Return this batch's part of the weighted mean over the optimizer step.
@@ -130,13 +143,21 @@ class SharedTrainer(Trainer):  # type: ignore[misc]
 
 
 class AfterSteps(TrainerCallback):  # type: ignore[misc]
-    """What adapters and optimizers want done after each step."""
+    """What adapters and optimizers want done after each step.
+
+    Args:
+        trainer: Knows whether a step was left out.
+    """
+
+    def __init__(self, trainer: SharedTrainer) -> None:
+        self._trainer = trainer
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Let a method that moves ranks between layers do so."""
-        after_optimizer_step(model, state.global_step)
+        if not self._trainer.step_is_skipped:
+            after_optimizer_step(model, state.global_step)
 
     def on_step_end(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ from peftkit.train.shared import Batch, SharedTrainer
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+_METRICS = "metrics/"
 
 
 class AdapterTrainer(SharedTrainer, SFTTrainer):  # type: ignore[misc]
@@ -68,6 +70,24 @@ class AdapterTrainer(SharedTrainer, SFTTrainer):  # type: ignore[misc]
         with _only_trained_positions():
             computed = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return computed if return_outputs else self.with_penalty(computed)
+
+    def loop_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what the loop and TRL have summed up since the last line of the log."""
+        tensors, values = super().loop_state()
+        sums = {
+            f"{_METRICS}{name}": torch.tensor(held, dtype=torch.float64)
+            for name, held in self._metrics["train"].items()
+        }
+        return {**tensors, **sums}, {**values, "tokens": self._total_train_tokens}
+
+    def set_loop_state(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Put it back."""
+        super().set_loop_state(tensors, values)
+        self._metrics["train"].clear()
+        for name, held in tensors.items():
+            if name.startswith(_METRICS):
+                self._metrics["train"][name.removeprefix(_METRICS)] = held.tolist()
+        self._total_train_tokens = values["tokens"]
 
     def item_weights(self, batch: Batch) -> torch.Tensor:
         """Return the weight of each token that is predicted, [rows, tokens - 1]."""

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
+from peftkit.checkpoint.folders import Checkpoints
 from peftkit.config import RunConfig
 from peftkit.data.examples import Example
 from peftkit.errors import ConfigError
 from peftkit.model.load import resolved_dtype
 from peftkit.train.arguments import training_arguments
+from peftkit.train.saving import Saving
+from peftkit.train.shared import SharedTrainer
 from peftkit.train.weights import positive_weights, row_weights
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ def make_trainer(
     config: RunConfig,
     checkpoints: Path,
     callbacks: Sequence[TrainerCallback] = (),
+    saving: Saving | None = None,
 ) -> SharedTrainer:
     """Return the trainer of an adapter: TRL's for models that write on, transformers' for heads and encoder-decoders.
 
@@ -42,12 +46,28 @@ def make_trainer(
         config: The run's configuration, with the task's labels.
         checkpoints: Folder for checkpoints.
         callbacks: What watches the training.
+        saving: When to save; by default as the configuration says.
 
     Raises:
         ConfigError: A setting is refused, or does not go with another.
         DataError: A row's weight is not usable.
         MissingDependencyError: A setting needs a library that is not here.
     """
+    trainer = _make(model, family, tokenizer, examples, config, checkpoints, callbacks)
+    trainer.saving = saving or Saving(Checkpoints(checkpoints, config.train.save_total_limit), config.train)
+    trainer.examples = examples
+    return trainer
+
+
+def _make(
+    model: PeftModel,
+    family: Family,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    config: RunConfig,
+    checkpoints: Path,
+    callbacks: Sequence[TrainerCallback],
+) -> SharedTrainer:
     arguments = training_arguments(config.train, checkpoints, resolved_dtype(config.model), family)
     weights = row_weights(examples, config)
     if family == "head":

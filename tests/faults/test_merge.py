@@ -4,9 +4,7 @@ import errno
 import hashlib
 import os
 import random
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -140,25 +138,6 @@ def test_what_another_merge_left_is_not_taken_up(made, tmp_path):
     assert list(staging_of(out).glob("*.safetensors"))
     merged(of, [one], out)
     assert digest(out) == wanted
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount a file system of a few bytes; give a function that does it."""
-    mounted = []
-
-    def mount(size: str, *options: str) -> Path:
-        place = tmp_path / "disk"
-        place.mkdir()
-        words = ["mount", "-t", "tmpfs", "-o", ",".join((f"size={size}", *options)), "tmpfs", str(place)]
-        if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
-            pytest.skip("no file system can be mounted here")
-        mounted.append(place)
-        return place
-
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_disk_that_is_too_small_is_refused_before_a_byte_is_written(made, small_disk):

@@ -157,21 +157,23 @@ def test_trl_alone_casts_the_adapter_of_a_quantized_base_to_bfloat16(small, tmp_
     assert {value.dtype for value in trained(model).values()} == {torch.bfloat16}
 
 
-def test_a_checkpoint_holds_the_adapter_and_the_state_of_the_trainer_alone(run, tmp_path):
+def test_a_checkpoint_holds_the_adapter_and_what_training_needs_and_no_pickle(run, tmp_path):
     model = run.adapted()
     run.train(model, tmp_path)
-    folders = list((tmp_path / "checkpoints").iterdir())
-    assert [folder.name for folder in folders] == ["checkpoint-4"]
-    assert sorted(file.name for file in folders[0].iterdir()) == [PEFT_CONFIG, WEIGHTS, "trainer_state.json"]
+    folders = sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir())
+    assert folders == ["checkpoint-0", "checkpoint-4"]
+    last = tmp_path / "checkpoints" / "checkpoint-4"
+    state = ["manifest.json", "state.json", "state.safetensors", "trainer_state.json"]
+    assert sorted(file.name for file in last.iterdir()) == [PEFT_CONFIG, WEIGHTS, *state]
     everything = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not [file for file in everything if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
     from safetensors.torch import load_file
 
-    saved = load_file(folders[0] / WEIGHTS)
+    saved = load_file(last / WEIGHTS)
     held = get_peft_model_state_dict(model)
     assert saved.keys() == held.keys()
     assert all(torch.equal(saved[name], held[name]) for name in saved)
-    assert json.loads((folders[0] / "trainer_state.json").read_text())["global_step"] == 4
+    assert json.loads((last / "trainer_state.json").read_text())["global_step"] == 4
 
 
 def padding(run, tmp_path, group):
@@ -234,11 +236,11 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_its_line(run, tmp_p
     watch = MetricsCallback(metrics, lambda line, total: None)
     with pytest.raises(TrainingError, match="step 3") as raised:
         run.trainer(model, tmp_path, [watch, Breaks()]).train()
-    assert raised.value.exit_code == 8
+    assert raised.value.exit_code == 14
     lines = [json.loads(line, parse_constant=refuse) for line in metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert lines[-1]["loss"] in ("nan", "inf")
-    assert watch.last["step"] == 2
+    assert watch.last == {**lines[-1], "loss": lines[1]["loss"], "grad_norm": lines[1]["grad_norm"]}
 
 
 def refuse(constant):

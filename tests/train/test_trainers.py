@@ -169,14 +169,14 @@ def test_the_decoder_reads_the_labels_moved_by_one(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_holds_the_adapter_and_the_state_of_the_trainer_alone(tmp_path, family):
+def test_a_checkpoint_holds_the_adapter_and_the_state_of_the_training_alone(tmp_path, family):
     run = Run(tmp_path, family, configuration(family, max_steps=2, save_steps=2))
     run.losses()
     files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
-    folder = "checkpoints/checkpoint-2"
-    assert files == [f"{folder}/{PEFT_CONFIG}", f"{folder}/{WEIGHTS}", f"{folder}/trainer_state.json"]
+    names = [PEFT_CONFIG, WEIGHTS, "manifest.json", "state.json", "state.safetensors", "trainer_state.json"]
+    assert files == [f"checkpoints/checkpoint-{step}/{name}" for step in (0, 2) for name in names]
     held = get_peft_model_state_dict(run.model)
-    saved = load_file(tmp_path / folder / WEIGHTS)
+    saved = load_file(tmp_path / "checkpoints" / "checkpoint-2" / WEIGHTS)
     assert saved.keys() == held.keys()
     assert all(torch.equal(saved[name], held[name]) for name in saved)
 
