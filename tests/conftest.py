@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; set before torch is imported
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell in the background leaves it, for our children too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

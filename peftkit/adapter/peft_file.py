@@ -190,7 +190,7 @@ def _check(path: Path, name: str, value: Any) -> None:
     elif name in _TEXTS:
         _require(path, name, value, isinstance(value, str) and value.isprintable(), "is no plain text")
         _require(path, name, value, len(value) <= _LONGEST_NAME, "is too long")
-    elif name in _SWITCHES:
+    elif name in _SWITCHES or (name.startswith("use_") and isinstance(value, bool)):
         _require(path, name, value, isinstance(value, bool), "is neither true nor false")
     elif name in _NUMBERS:
         _require(path, name, value, _is_number(value), "is no number")
