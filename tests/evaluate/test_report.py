@@ -502,6 +502,18 @@ def test_scores_and_losses_are_drawn_for_each_row():
     assert row_charts([{"expected": "a", "after": {"answer": "b"}}]) == []
 
 
+def test_rows_that_were_told_and_not_asked_show_their_loss(tmp_path):
+    run = sample_run.write_run(tmp_path / "run")
+    told = {"row": 1, "columns": {"text": "some words"}, "expected": ""}
+    told |= {"before": {"nll": 8.0, "tokens": 4, "hits": 1}, "after": {"nll": 5.0, "tokens": 4, "hits": 2}}
+    sample_run.write_lines(run / "predictions.jsonl", [told])
+    page = page_of(run)
+    rows = page[page.index('<section id="rows"') :]
+    assert "2 nats per token" in rows
+    assert "1.25 nats per token" in rows
+    assert "Expected</h4>" not in rows
+
+
 def test_a_conversation_is_shown_turn_by_turn():
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     assert text(turns) == "user: Hi\n\nassistant: Hello"
