@@ -173,7 +173,7 @@ def inspect_adapter(adapter: Path, readers: Sequence[str] = ()) -> Inspected:
     )
     problems.extend(_problems_of_change(modules, lora))
     problems.extend(_problems_of_files(folder, settings, state))
-    notes.extend(_notes_of_size(found))
+    notes.extend(_notes_on(found))
     return found
 
 
@@ -241,7 +241,7 @@ def _problems_of_files(folder: Path, settings: Mapping[str, Any], state: Mapping
         yield "its weights' file is empty"
 
 
-def _notes_of_size(found: Inspected) -> Iterator[str]:
+def _notes_on(found: Inspected) -> Iterator[str]:
     if found.dtypes.get("float32", 0) > found.parameters / 2:
         yield f"in bf16 it is half as large: peftkit shrink {found.folder} OUT --dtype bf16"
     try:

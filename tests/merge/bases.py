@@ -1,6 +1,7 @@
 """Small random base models of several architectures, and adapters for them that have a visible effect."""
 
 import functools
+import json
 import tempfile
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def adapter(of: Path, folder: Path, dtype: str = "float32", seed: int = 1, scale
             value.data += (torch.randn(value.shape) * size).to(value.dtype)
     model.save_pretrained(folder)
     return folder
+
+
+def change_config(folder: Path, **values) -> None:
+    """Change settings in an adapter's `adapter_config.json`."""
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def adapted(of: Path, folder: Path, dtype: str = "float32"):

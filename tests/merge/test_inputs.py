@@ -10,12 +10,7 @@ from safetensors.torch import save_file
 from peftkit.errors import AdapterError, ModelError
 from peftkit.merge.inputs import open_inputs
 
-from .bases import adapter, base, merged, tensors
-
-
-def change_config(folder: Path, **values) -> None:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+from .bases import adapter, base, change_config, merged, tensors
 
 
 def without(folder: Path, part: str) -> None:

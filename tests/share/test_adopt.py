@@ -12,15 +12,10 @@ from peftkit.errors import AdapterError, ConfigError, OutputError
 from peftkit.share.adopt import adopt
 
 from ..adapter.hub_rules import read_head
-from ..merge.bases import adapted, adapter, base, logits, tensors
+from ..merge.bases import adapted, adapter, base, change_config, logits, tensors
 
 WEIGHTS = "adapter_model.safetensors"
 MLX_NAMES = {".lora_A.weight": ".lora_a", ".lora_B.weight": ".lora_b", ".lora_magnitude_vector": ".m"}
-
-
-def change_config(folder, **values):
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 @pytest.fixture

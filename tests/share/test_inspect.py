@@ -14,7 +14,7 @@ from peftkit.share.inspect import inspect_adapter
 from peftkit.share.inspect_page import write_page
 from peftkit.share.inspect_screen import facts, kinds_of_modules
 
-from ..merge.bases import adapter, base, tensors
+from ..merge.bases import adapter, base, change_config, tensors
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -33,11 +33,6 @@ def folder(made, tmp_path):
     (tmp_path / "a" / WEIGHTS).chmod(0o644)
     change_config(tmp_path / "a", base_model_name_or_path="somebody/model")
     return tmp_path / "a"
-
-
-def change_config(folder, **values):
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def change_weights(folder, part, change):
