@@ -14,6 +14,7 @@ from peftkit.cli_adapters import adapters_app
 from peftkit.cli_answer import answer_app
 from peftkit.cli_export import export_app
 from peftkit.cli_merge import merge_app
+from peftkit.cli_options import Json
 from peftkit.cli_pack import pack_app
 from peftkit.cli_plan import plan_app
 from peftkit.cli_share import share_app
@@ -46,7 +47,6 @@ Words = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
 PresetName = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Values for one size of machine.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 TimeLimit = Annotated[
     str | None, typer.Option("--time-limit", metavar="TIME", help="Save and stop in time, such as 3h or 1h30m.")
 ]

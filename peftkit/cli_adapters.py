@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
+from peftkit.cli_options import Json
 from peftkit.errors import ConfigError
 
 adapters_app = typer.Typer()
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 
 
 @adapters_app.command()

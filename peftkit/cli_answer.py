@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from peftkit.cli_options import Json
 from peftkit.errors import ConfigError, DataError
 
 answer_app = typer.Typer()
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, or of a run.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 
 
 @answer_app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from peftkit.cli_options import Json
 from peftkit.errors import AdapterError, ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ Base = Annotated[
     str | None, typer.Option("--base", metavar="MODEL", help="The base model, if not the one that the adapter names.")
 ]
 Rows = Annotated[int | None, typer.Option("--rows", min=1, help="Judge at most this many held-out rows.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 
 
 @merge_app.command()

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from peftkit.cli_options import Json
+
 share_app = typer.Typer()
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, or of a run.")]
@@ -15,7 +17,6 @@ TokenFile = Annotated[
     Path | None,
     typer.Option("--token-file", metavar="FILE", help="Hub: file with the token, if not that of `hf auth login`."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 
 
 @share_app.command()
