@@ -17,6 +17,7 @@ from suite import JOBS
 from peftkit import screen
 from peftkit.adapter.method_list import list_methods, parameters
 from peftkit.adapter.methods import FIGURES
+from peftkit.bench.result import read_result
 from peftkit.plan.cards import GIB
 from peftkit.ui import UI
 
@@ -176,18 +177,32 @@ def ladder() -> str:
 
 def throughput() -> str:
     """Return the table of training throughput."""
-    result = _read("throughput-cpu.json")
-    speeds = result["median_tokens_per_second"]
+    result = read_result(HERE / "results" / "cpu")
     lines = [
-        "| | non-padding tokens/s (median) | peftkit is faster by (median of rounds, range) |",
-        "| --- | ---: | ---: |",
+        "| experiment | | non-padding tokens/s | peak memory | loss on held-out rows "
+        "| peftkit is faster by (median of rounds, range) | its memory |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, speed in speeds.items():
-        ratio = result["ratio"].get(f"to {name}")
-        faster = f"{ratio['median']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
-        lines.append(f"| {name} | {speed:.0f} | {faster} |")
-    rounds = len(result["runs"]["peftkit"])
-    return "\n".join(lines) + f"\n\n{rounds} rounds; medians. {_where(result)}\n"
+    for one in result.medians:
+        ratios = {
+            ratio.measure: ratio for ratio in result.ratios if (ratio.case, ratio.against) == (one.case, one.contestant)
+        }
+        speed, memory = ratios.get("tokens_per_second"), ratios.get("peak_allocated")
+        loss, peak = one.measures.get("held_out_loss"), one.measures.get("peak_allocated")
+        cells = (
+            one.case,
+            one.contestant,
+            f"{one.measures.get('tokens_per_second') or 0:.0f}" if one.runs else "did not run",
+            f"{peak / 1e9:.2f} GB" if peak else "",
+            f"{loss:.4f}" if loss is not None else "",
+            f"{speed.median:.2f}x ({speed.low:.2f} to {speed.high:.2f})" if speed else "",
+            f"{memory.median:.2f}x" if memory else "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    worse = [f"{one.contestant} in {one.case}" for one in result.quality if not one.equal]
+    judged = f" Its loss is more than 1% above that of {result.reference}: {', '.join(worse)}." if worse else ""
+    where = _where(result.model_dump())
+    return "\n".join(lines) + f"\n\n{result.rounds} rounds; medians.{judged} {where}\n"
 
 
 def merging() -> str:

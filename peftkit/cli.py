@@ -12,6 +12,7 @@ import typer
 
 from peftkit.cli_adapters import adapters_app
 from peftkit.cli_answer import answer_app
+from peftkit.cli_bench import bench_app
 from peftkit.cli_export import export_app
 from peftkit.cli_merge import merge_app
 from peftkit.cli_options import Json
@@ -33,6 +34,7 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(assets_app, name="assets")
 app.add_typer(answer_app)
 app.add_typer(plan_app)
+app.add_typer(bench_app, name="bench")
 app.add_typer(merge_app)
 app.add_typer(adapters_app)
 app.add_typer(share_app)
