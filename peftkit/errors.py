@@ -92,6 +92,12 @@ class NotFiniteError(TrainingError):
     exit_code = 14
 
 
+class RegressionError(PeftkitError):
+    """A benchmark came out worse than its baseline allows."""
+
+    exit_code = 15
+
+
 def first_line(error: BaseException) -> str:
     """Return what an error says first, of at most 300 characters; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -32,6 +32,9 @@ def _histogram(value: object) -> object:
     return {value: 1} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+Lengths = Annotated[dict[PositiveCount, PositiveCount], BeforeValidator(_histogram), Field(min_length=1)]
+
+
 class Contestant(_Group):
     """Who trains: peftkit itself, or a script that is called with the path of a job.
 
@@ -79,9 +82,7 @@ class Experiment(_Group):
     settings: dict[str, Any] = {}
     shapes: Text | None = None
     layers: PositiveCount | None = None
-    lengths: Annotated[dict[PositiveCount, PositiveCount] | None, BeforeValidator(_histogram), Field(min_length=1)] = (
-        None
-    )
+    lengths: Lengths | None = None
     trained: Share = 1.0
     steps: PositiveCount = 10
     warmup_steps: PositiveCount = 2
@@ -110,7 +111,7 @@ class Experiment(_Group):
         Raises:
             ConfigError: A key is unknown or its value is not usable.
         """
-        fixed = {"train.max_steps": self.all_steps, "evaluate.max_rows": 0}
+        fixed = {"train.max_steps": self.all_steps, "evaluate.max_rows": self.held_out_rows}
         if self.lengths is not None:
             fixed["train.max_length"] = max(self.lengths)
         for key in fixed.keys() & self.settings.keys():
@@ -157,9 +158,9 @@ def load_set(file: Path) -> ExperimentSet:
         ConfigError: A key is unknown, a value not usable, or a script is not there.
     """
     content = load_yaml(file)
-    shared = {key: content.pop(key) for key in ("base", "variants", "matrix") if key in content}
+    shared: dict[str, Any] = {key: content.pop(key) for key in ("base", "variants", "matrix") if key in content}
     held = ("name", "summary", "rounds", "reference", "contestants")
-    own = {key: content.pop(key) for key in held if key in content}
+    own: dict[str, Any] = {key: content.pop(key) for key in held if key in content}
     own.setdefault("name", file.stem)
     try:
         if content:  # a file with one experiment has its keys at the top

@@ -45,7 +45,7 @@ def main() -> None:
 
     try:
         asked = ExperimentSet.model_validate(content)
-        found = {
+        found: dict[str, Any] = {
             "surroundings": surroundings(),
             "experiments": {
                 one.name: prepared(one, asked.contestants, folder / str(number), limit or None)

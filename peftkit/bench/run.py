@@ -138,7 +138,7 @@ def _prepare(asked: ExperimentSet, scratch: Path, limit: int | None) -> dict[str
 
 
 def _of_code(code: int) -> type[PeftkitError]:
-    kinds = [PeftkitError, *PeftkitError.__subclasses__()]
+    kinds: list[type[PeftkitError]] = [PeftkitError, *PeftkitError.__subclasses__()]
     return next((one for one in kinds if one.exit_code == code), PeftkitError)
 
 
@@ -216,6 +216,9 @@ def _turn(
     detail = found.get("detail", {})
     if (forecast := prepared["forecasts"].get(name)) is not None:
         detail = {**detail, "forecast": forecast}
+        on_gpu = made["surroundings"]["machine"]["gpu"] is not None
+        measures["forecast_memory"] = forecast.get("allocated" if on_gpu else "memory")
+        measures["forecast_step"] = forecast.get("seconds_per_step", {}).get("middle")
     return Run(
         case=case,
         contestant=name,
