@@ -50,7 +50,12 @@ def colour_of(result: Result, contestant: str) -> str:
 
 
 def _speeds(result: Result, prefix: str) -> Markup | None:
-    rows = [(one, speed) for one in result.medians if (speed := one.measures.get("tokens_per_second"))]
+    judging = {name for name, one in result.settings.get("cases", {}).items() if one.get("judges")}
+    rows = [
+        (one, speed)
+        for one in result.medians
+        if one.case not in judging and (speed := one.measures.get("tokens_per_second"))
+    ]
     if not rows:
         return None
 

@@ -72,7 +72,10 @@ class Experiment(_Group):
         steps: Optimizer steps that are measured.
         warmup_steps: Steps before them that are not.
         same_batches: Whether all contestants take the same rows in the same order, and none sorts them by length.
-        held_out_rows: Rows whose loss is compared after training.
+        held_out_rows: Rows whose loss is measured after training.
+        loss_steps: Steps of one more turn of each contestant on the same batches in the same order, whose loss curves
+            are compared; 0 compares the loss of held-out rows.
+        judges: The experiment whose losses this one compares; it is made by `loss_steps`.
         minutes: After which a contestant is stopped.
     """
 
@@ -88,6 +91,8 @@ class Experiment(_Group):
     warmup_steps: PositiveCount = 2
     same_batches: bool = False
     held_out_rows: Count = 16
+    loss_steps: Count = 0
+    judges: Text | None = None
     minutes: PositiveCount = 60
 
     @model_validator(mode="after")
@@ -104,6 +109,14 @@ class Experiment(_Group):
     def all_steps(self) -> int:
         """Steps with those of the warm-up."""
         return self.warmup_steps + self.steps
+
+    @property
+    def twin(self) -> Experiment | None:
+        """The experiment that compares the loss curves; None where none does."""
+        if not self.loss_steps:
+            return None
+        own = {"name": f"{self.name}, same batches", "same_batches": True, "judges": self.name, "loss_steps": 0}
+        return self.model_copy(update={**own, "steps": max(1, self.loss_steps - self.warmup_steps)})
 
     def resolved(self, train: Mapping[str, Any] | None = None) -> Resolved:
         """Return the run's configuration, with more keys of `train.*` if given.
@@ -196,7 +209,10 @@ def _experiments(shared: Mapping[str, Any], name: str) -> Iterator[Experiment]:
             words = [str(own.get("name", ""))]
             words += [f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items()]
             title = " ".join(word for word in words if word) or name
-            yield _experiment({**base, **own, **chosen, "name": title})
+            experiment = _experiment({**base, **own, **chosen, "name": title})
+            yield experiment
+            if experiment.twin is not None:
+                yield experiment.twin
 
 
 def _experiment(given: Mapping[str, Any]) -> Experiment:

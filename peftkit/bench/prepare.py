@@ -72,7 +72,11 @@ def prepared(
     lengths = sorted(map(len, job.input_ids))
     return {
         "job": str(folder / "job.json"),
-        "forecasts": {name: forecast_of(rows, one.train) for name, one in contestants.items() if one.script is None},
+        "forecasts": {
+            name: forecast_of(rows, one.train)
+            for name, one in contestants.items()
+            if one.script is None and experiment.judges is None
+        },
         "settings": settings_of_job(job),
         "rows": {"count": len(lengths), "shortest": lengths[0], "median": lengths[len(lengths) // 2]}
         | {"longest": lengths[-1], "tokens": sum(lengths)},
@@ -85,16 +89,16 @@ def rows_of(experiment: Experiment, folder: Path) -> Rows:
     needed = experiment.all_steps * _rows_of_a_step(resolved.config)
     if experiment.lengths is None:
         return _real_rows(experiment, resolved, needed)
-    from peftkit.bench.random_model import write_random_model
-    from peftkit.model.load import find_model, settings_of
+    from peftkit.bench.random_model import random_model
+    from peftkit.model.load import Source, find_model, settings_of
 
     config = resolved.config
     if experiment.shapes is None:
         model = find_model(config.model).path
         settings = settings_of(find_model(config.model))
     else:
-        model = str(folder / "model")
-        settings = write_random_model(experiment.shapes, experiment.layers, config.train.max_length, folder=Path(model))
+        place = random_model(experiment.shapes, experiment.layers, config.train.max_length, folder.parent)
+        model, settings = str(place), settings_of(Source(str(place)))
     drawn = _drawn(experiment, settings.get_text_config().vocab_size, needed + experiment.held_out_rows)
     return Rows(config, model, drawn[:needed], drawn[needed:])
 
@@ -211,7 +215,7 @@ def forecast_of(rows: Rows, train: Mapping[str, Any]) -> dict[str, Any]:
         "reserved": memory.reserved,
         "components": memory.components,
         "context": memory.context,
-        "seconds_per_step": {"low": found.step.low, "middle": found.step.middle, "high": found.step.high},
+        "seconds_per_step": found.uncalibrated,
     }
 
 

@@ -17,14 +17,14 @@ _SCALE = 0.02
 _ONE = 0x3F80  # 1.0 in bfloat16
 
 
-def write_random_model(name: str, layers: int | None, positions: int, folder: Path) -> Any:
-    """Write a model in bfloat16, with a tokenizer of two tokens, and return its configuration.
+def random_model(name: str, layers: int | None, positions: int, folder: Path) -> Path:
+    """Write a model in bfloat16, with a tokenizer of two tokens, unless it is there; return its folder.
 
     Args:
         name: Of the model whose shapes are taken.
         layers: Number of its layers; None for all.
         positions: Tokens that it must be able to read.
-        folder: Where it is written; it must not exist.
+        folder: Holds the models.
 
     Raises:
         ConfigError: There is no such model in the table of shapes.
@@ -36,12 +36,15 @@ def write_random_model(name: str, layers: int | None, positions: int, folder: Pa
     settings.max_position_embeddings = max(positions, settings.max_position_embeddings)
     settings.dtype = "bfloat16"
     shapes, settings.architectures = _shapes(settings)
-    folder.mkdir(parents=True)
-    settings.save_pretrained(folder)
-    blank_tokenizer().save_pretrained(folder)
+    place = folder / f"{name.rpartition('/')[2]}-{settings.num_hidden_layers}-{settings.max_position_embeddings}"
+    if place.is_dir():
+        return place
+    place.mkdir(parents=True)
+    settings.save_pretrained(place)
+    blank_tokenizer().save_pretrained(place)
     block = _block()
     ones = _ONE.to_bytes(2, "little")
-    with (folder / SINGLE).open("wb") as out:
+    with (place / SINGLE).open("wb") as out:
         sizes = {one: 2 * _count(shape) for one, shape in shapes.items()}
         out.write(write_header({one: ("BF16", shapes[one], sizes[one]) for one in shapes}, {"format": "pt"}))
         for one, shape in shapes.items():
@@ -50,8 +53,8 @@ def write_random_model(name: str, layers: int | None, positions: int, folder: Pa
             else:
                 for start in range(0, sizes[one], len(block)):
                     out.write(block[: sizes[one] - start])
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0}))
-    return settings
+    (place / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0}))
+    return place
 
 
 def _shapes(settings: Any) -> tuple[dict[str, tuple[int, ...]], list[str]]:

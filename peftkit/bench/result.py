@@ -173,11 +173,12 @@ def summed_up(result: Result, compared: Sequence[str], reference: str | None) ->
     pairs = list(result.pairs())
     ordered = sorted(dict.fromkeys(who for _, who in pairs), key=_first_seen(result))
     first = ordered[0] if ordered else ""
+    judging = {name: one.get("judges") for name, one in result.settings.get("cases", {}).items()}
     found = {
         "medians": [_median(result, *pair) for pair in pairs],
         "ratios": [
             ratio
-            for case in dict.fromkeys(case for case, _ in pairs)
+            for case in dict.fromkeys(case for case, _ in pairs if not judging.get(case))
             for other in ordered[1:]
             for measure in compared
             if (ratio := ratio_of(result, case, first, other, measure)) is not None
@@ -185,7 +186,7 @@ def summed_up(result: Result, compared: Sequence[str], reference: str | None) ->
         "quality": [
             quality
             for case, who in pairs
-            if reference is not None and who != reference
+            if reference is not None and who != reference and not judging.get(case)
             for quality in [quality_of(result, case, who, reference)]
             if quality is not None
         ],
@@ -233,10 +234,12 @@ def ratio_of(result: Result, case: str, contestant: str, against: str, measure: 
 
 def quality_of(result: Result, case: str, contestant: str, reference: str) -> Quality | None:
     """Return how a contestant's loss is beside the reference's; None where either has none."""
-    measure = "curve_loss" if result.settings.get("cases", {}).get(case, {}).get("same_batches") else "held_out_loss"
+    cases = result.settings.get("cases", {})
+    where = next((name for name, one in cases.items() if one.get("judges") == case), case)
+    measure = "curve_loss" if cases.get(where, {}).get("same_batches") else "held_out_loss"
     losses = []
     for who in (contestant, reference):
-        values = [value for one in result.turns(case, who).values() if (value := _loss(one, measure)) is not None]
+        values = [value for one in result.turns(where, who).values() if (value := _loss(one, measure)) is not None]
         if not values:
             return None
         losses.append(statistics.median(values))

@@ -89,10 +89,15 @@ def run_set(
 
 
 def schedule(asked: ExperimentSet, rounds: int) -> Iterator[tuple[str, str, int]]:
-    """Give every turn: round by round, experiment by experiment, and who began one round ends the next."""
+    """Give every turn: round by round, experiment by experiment, and who began one round ends the next.
+
+    What compares losses has one round: they come out the same each time.
+    """
     names = list(asked.contestants)
     for number in range(1, rounds + 1):
         for one in asked.experiments:
+            if one.judges is not None and number > 1:
+                continue
             for name in names if number % 2 else reversed(names):
                 yield one.name, name, number
 
@@ -218,7 +223,7 @@ def _turn(
         detail = {**detail, "forecast": forecast}
         on_gpu = made["surroundings"]["machine"]["gpu"] is not None
         measures["forecast_memory"] = forecast.get("allocated" if on_gpu else "memory")
-        measures["forecast_step"] = forecast.get("seconds_per_step", {}).get("middle")
+        measures["forecast_step"] = forecast.get("seconds_per_step")
     return Run(
         case=case,
         contestant=name,
@@ -274,6 +279,7 @@ def _result(
             **made["experiments"][one.name]["settings"],
             "shapes": one.shapes,
             "layers": one.layers,
+            "judges": one.judges,
             "rows": made["experiments"][one.name]["rows"],
         }
         for one in asked.experiments

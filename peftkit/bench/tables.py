@@ -93,6 +93,8 @@ def remark(result: Result, row: Median) -> str:
         return "did not run"
     if result.kind != "training" or row.contestant == result.reference:
         return ""
+    if result.settings.get("cases", {}).get(row.case, {}).get("judges"):
+        return "for the loss"
     judged = [one for one in result.quality if (one.case, one.contestant) == (row.case, row.contestant)]
     if not judged:
         return "loss not compared"
@@ -108,7 +110,7 @@ def ratio_row(one: Ratio) -> tuple[str, ...]:
 def said_of(one: Quality) -> str:
     """Say how a contestant's loss is beside the reference's."""
     verdict = "not above it by more than 1%" if one.equal else "MORE THAN 1% ABOVE, so its speed does not count"
-    which = "over all steps" if one.measure == "curve_loss" else "on held-out rows"
+    which = "over all steps of the same batches" if one.measure == "curve_loss" else "on held-out rows"
     return (
         f"{one.case}: loss of {one.contestant} {which} {one.loss:.4f}, of {one.against} {one.reference_loss:.4f} "
         f"({100 * one.difference:+.2f}%): {verdict}"
