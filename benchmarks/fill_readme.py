@@ -17,7 +17,7 @@ from suite import JOBS
 from peftkit import screen
 from peftkit.adapter.method_list import list_methods, parameters
 from peftkit.adapter.methods import FIGURES
-from peftkit.bench.result import read_result
+from peftkit.bench.result import Result, read_result
 from peftkit.plan.cards import GIB
 from peftkit.ui import UI
 
@@ -183,7 +183,10 @@ def throughput() -> str:
         "| peftkit is faster by (median of rounds, range) | its memory |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
+    judging = {name for name, case in result.settings["cases"].items() if case.get("judges")}
     for one in result.medians:
+        if one.case in judging:
+            continue
         ratios = {
             ratio.measure: ratio for ratio in result.ratios if (ratio.case, ratio.against) == (one.case, one.contestant)
         }
@@ -207,29 +210,30 @@ def throughput() -> str:
 
 def merging() -> str:
     """Return the tables of merging: time and memory by size of model, and what becomes of a QLoRA adapter."""
-    result, qlora = _read("merge-cpu.json"), _read("merge-qlora-cpu.json")
+    result, qlora = read_result(HERE / "results" / "merge"), _read("merge-qlora-cpu.json")
     lines = [
         "| model, bfloat16 | files | peftkit | over copying the files | PEFT | memory beyond imports and adapter: "
         "peftkit | PEFT |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for one in result["cases"].values():
-        ours, theirs = one["median"]["peftkit"], one["median"].get("peft")
-        over = one["over_copy"]
-        without = "does not fit" if one["bytes"] > result["machine"]["memory"] else "not measured"
+    found = {(one.case, one.contestant): one.measures for one in result.medians}
+    for name, one in result.settings["cases"].items():
+        ours, theirs = found[name, "peftkit"], found.get((name, "peft"))
+        (over,) = (ratio for ratio in result.ratios if (ratio.case, ratio.against) == (name, "copy"))
+        without = "does not fit" if one["bytes"] > result.machine["memory"] else "not measured"
         beyond = [(who["peak"] - who["before"] - one["adapter_bytes"]) / 1e6 for who in (ours, theirs) if who]
         cells = (
             f"{one['bytes'] / 1e9:.1f} GB",
             one["files"],
             f"{ours['seconds']:.1f} s",
-            f"{statistics.median(over):.2f}x ({min(over):.2f} to {max(over):.2f})",
+            f"{over.median:.2f}x ({over.low:.2f} to {over.high:.2f})",
             f"{theirs['seconds']:.1f} s" if theirs else without,
             f"{beyond[0]:.0f} MB",
             f"{beyond[1]:,.0f} MB" if theirs else "",
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    rounds = ", ".join(str(len(one["over_copy"])) for one in result["cases"].values())
-    note = f"LoRA of rank {result['rank']} on all linear layers, random weights; rounds: {rounds}; medians."
+    rounds = ", ".join(str(one.rounds) for one in result.ratios if one.against == "copy")
+    note = f"LoRA of rank {result.settings['rank']} on all linear layers, random weights; rounds: {rounds}; medians."
     table = [
         "| a QLoRA adapter of the embedded model, merged | divergence from the model that was trained (nats) "
         "| same likeliest token | accuracy |",
@@ -247,7 +251,12 @@ def merging() -> str:
     base = first["to_base"]
     table.append(f"| base model alone | {base['kl']:.2g} | {_percent(base['top1'])} | |")
     rows = f"One seed, {first['rows']['count']} held-out rows, divergence over {base['positions']:,} positions."
-    return "\n".join(lines) + f"\n\n{note} {_where(result)}\n\n" + "\n".join(table) + f"\n\n{rows} {_where(qlora)}\n"
+    return (
+        "\n".join(lines)
+        + f"\n\n{note} {_where(result.model_dump())}\n\n"
+        + "\n".join(table)
+        + f"\n\n{rows} {_where(qlora)}\n"
+    )
 
 
 def exporting() -> str:
@@ -289,28 +298,30 @@ def _wrong(rows: list[dict[str, Any]]) -> int:
 
 def forecasts() -> str:
     """Return the table of measured and forecast memory, on a processor and, where it was measured, on a GPU."""
-    result = _read("forecast-cpu.json")
-    worst = max(abs(one["error"]) for one in result["cases"])
+    result = read_result(HERE / "results" / "forecast-cpu")
+    worst = max(abs(one.measures["error"] or 0) for one in result.runs)
     note = (
-        f"Peak of live tensor bytes of real steps in {len(result['cases'])} combinations, measured and forecast; the "
-        f"largest difference is {100 * worst:.2f}%. {_where(result)}"
+        f"Peak of live tensor bytes of real steps in {len(result.runs)} combinations, measured and forecast; the "
+        f"largest difference is {100 * worst:.2f}%. {_where(result.model_dump())}"
     )
     details = "<details>\n<summary>All combinations</summary>\n\n" + _forecast_table(result) + "\n\n</details>"
     parts = [note, details]
-    if (HERE / "results" / "forecast-cuda.json").is_file():
-        result = _read("forecast-cuda.json")
-        parts += [_forecast_table(result), _where(result)]
+    if (HERE / "results" / "forecast-cuda").is_dir():
+        result = read_result(HERE / "results" / "forecast-cuda")
+        parts += [_forecast_table(result), _where(result.model_dump())]
     return "\n\n".join(parts) + "\n"
 
 
-def _forecast_table(result: dict[str, Any]) -> str:
+def _forecast_table(result: Result) -> str:
     lines = ["| model | weights | computed in | rows, settings | measured | forecast | difference |"]
     lines.append("| --- | --- | --- | --- | ---: | ---: | ---: |")
-    for one in result["cases"]:
-        sizes = [f"{one[name] / 1e6:,.1f} MB" if one[name] else "out of memory" for name in ("measured", "forecast")]
-        error = f"{100 * (one['forecast'] / one['measured'] - 1):+.4f}%" if one["measured"] else ""
-        case = f"`{one['case']}`"
-        lines.append(f"| {' | '.join((one['model'], one['quantization'], one['dtype'], case, *sizes, error))} |")
+    for one in result.runs:
+        measured, forecast = (one.measures.get(name) for name in ("peak_allocated", "forecast_memory"))
+        sizes = [f"{size / 1e6:,.1f} MB" if size else "out of memory" for size in (measured, forecast)]
+        error = f"{100 * (forecast / measured - 1):+.4f}%" if measured and forecast else ""
+        case = f"`{one.detail['case']}`"
+        kinds = [str(one.detail[name]) for name in ("model", "quantization", "dtype")]
+        lines.append(f"| {' | '.join((*kinds, case, *sizes, error))} |")
     return "\n".join(lines)
 
 

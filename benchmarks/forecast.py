@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,10 @@ import torch
 from forecast_models import folder_of
 
 from peftkit import machine
+from peftkit.bench.envelope import result_of
+from peftkit.bench.result import Run, write_result
 from peftkit.config import RunConfig
+from peftkit.errors import first_line
 from peftkit.model.family import Family
 from peftkit.model.load import find_model, settings_of
 from peftkit.plan.forecast import device_of
@@ -181,20 +183,16 @@ def main() -> None:
             print(f"left out for want of time: {case.model} {case.said}", flush=True)
             continue
         rows.append(on_gpu(case, options.rehearse) if options.cuda else on_processor(case))
-        print(json.dumps(rows[-1]), flush=True)
+        print(rows[-1].model_dump_json(), flush=True)
         gc.collect()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/forecast.py{' --cuda' if options.cuda else ''}",
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "cases": rows,
-    }
-    out = options.out or HERE / "results" / f"forecast-{name}.json"
-    out.write_text(json.dumps(result, indent=2) + "\n")
+    command = f"python benchmarks/forecast.py{' --cuda' if options.cuda else ''}"
+    summary = "Peak of memory in real steps, measured and forecast."
+    folder = options.out or HERE / "results" / f"forecast-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_result(result_of("forecast", f"forecast-{name}", command, rows, summary=summary), folder)
 
 
-def on_processor(case: Case) -> dict[str, Any]:
+def on_processor(case: Case) -> Run:
     """Measure a case on files of a small model."""
     path = folder_of(case.model)
     config = case.config(path)
@@ -203,7 +201,7 @@ def on_processor(case: Case) -> dict[str, Any]:
     return compared(case, settings, config, device, case.batch, lambda: measure_run(config, case.family, case.batch))
 
 
-def on_gpu(case: Case, rehearse: bool) -> dict[str, Any]:
+def on_gpu(case: Case, rehearse: bool) -> Run:
     """Measure a case on random weights, on the GPU or, as a rehearsal, on a processor."""
     settings = known_settings(case.model)
     batch = case.batch
@@ -228,28 +226,33 @@ def on_gpu(case: Case, rehearse: bool) -> dict[str, Any]:
 
 def compared(
     case: Case, settings: Any, config: RunConfig, device: Device, batch: Batch, measure: Callable[[], Measured]
-) -> dict[str, Any]:
+) -> Run:
     """Return a case's forecast beside what was measured."""
     found = outline_of(trace_step(settings, config, case.family, batch, device))
-    row: dict[str, Any] = {
+    kinds = {
         "model": case.model,
         "quantization": case.quantization,
         "dtype": str(device.dtype).removeprefix("torch."),
         "case": case.said,
     }
     workspace = this_machine().workspace
+    forecast = found.peak + workspace
+    row = Run(case=" ".join(kinds.values()), contestant="peftkit", round=1, detail=kinds)
     try:
         measured = measure()
-    except torch.OutOfMemoryError:
-        return row | {"forecast": found.peak + workspace, "measured": None, "out_of_memory": True}
-    row |= {"forecast": found.peak + workspace, "measured": measured.peak}
-    row["error"] = round(row["forecast"] / row["measured"] - 1, 5)
+    except torch.OutOfMemoryError as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        return row.model_copy(
+            update={"status": "out of memory", "reason": reason, "measures": {"forecast_memory": forecast}}
+        )
+    measures: dict[str, Any] = {"forecast_memory": forecast, "peak_allocated": measured.peak}
+    measures["error"] = round(forecast / measured.peak - 1, 5)
     if measured.reserved is not None:
         passes = config.train.gradient_accumulation_steps
         seconds = step_time(found.work, this_machine(), min(passes, 2), passes).middle
-        row["reserved"] = {"forecast": found.taken.reserved + workspace, "measured": measured.reserved}
-        row["seconds"] = {"forecast": round(seconds, 4), "measured": round(measured.seconds, 4)}
-    return row
+        measures |= {"forecast_reserved": found.taken.reserved + workspace, "peak_reserved": measured.reserved}
+        measures |= {"forecast_step": seconds, "step_p50": measured.seconds}
+    return row.model_copy(update={"measures": measures})
 
 
 if __name__ == "__main__":

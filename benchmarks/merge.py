@@ -14,19 +14,19 @@ import ctypes
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from peftkit import machine
+from peftkit.bench.envelope import result_of
+from peftkit.bench.result import Result, Run, read_result, write_result
 from peftkit.model.weight_files import INDEX, SINGLE, write_header
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-peft", action="store_true", help="Measure copy and peftkit alone.")
     parser.add_argument("--folder", type=Path, help="Where models are written; three times the largest one's size.")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "merge-cpu.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "merge")
     parser.add_argument("--measure", nargs=3, metavar=("KIND", "FOLDER", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     machine.quiet_libraries()
@@ -57,42 +57,29 @@ def main() -> None:
         kind, folder, out = options.measure
         print(json.dumps(measure(kind, Path(folder), Path(out))))
         return
-    results = {}
+    runs, sizes = [], {}
     for name in options.cases:
         with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-            results[name] = run_case(name, Path(scratch), options.rounds, peft=not options.without_peft)
-    written = json.loads(options.out.read_text())["cases"] if options.out.exists() else {}
-    options.out.write_text(json.dumps(report(options, written | results), indent=2) + "\n")
+            more, sizes[name] = run_case(name, Path(scratch), options.rounds, peft=not options.without_peft)
+            runs += more
+    written = read_result(options.out) if options.out.exists() else None
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_result(report(runs, sizes, written), options.out)
 
 
-def run_case(name: str, folder: Path, rounds: int, *, peft: bool) -> dict[str, Any]:
-    """Measure one model; PEFT only where the model fits into memory twice."""
+def run_case(name: str, folder: Path, rounds: int, *, peft: bool) -> tuple[list[Run], dict[str, Any]]:
+    """Measure one model; PEFT only where the model fits into memory twice. Return the turns and the sizes."""
     size = make_model(folder / "base", **CASES[name])
     adapter = make_adapter(folder / "base", folder / "adapter")
     fits = peft and 2 * size < machine.available_memory()
-    runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS if kind != "peft" or fits}
-    for number in range(rounds):
-        for kind in runs:
-            runs[kind].append(one := in_a_process(kind, folder, folder / "out"))
+    runs = []
+    for number in range(1, rounds + 1):
+        for kind in (kind for kind in KINDS if kind != "peft" or fits):
+            one = in_a_process(kind, folder, folder / "out")
+            runs.append(Run(case=name, contestant=kind, round=number, measures=one))
             shutil.rmtree(folder / "out")
-            print(
-                f"{name} round {number + 1} {kind}: {one['seconds']:.1f} s, peak {one['peak'] / GB:.2f} GB", flush=True
-            )
-    medians = {
-        kind: {key: statistics.median(one[key] for one in several) for key in several[0]}
-        for kind, several in runs.items()
-    }
-    return {
-        **CASES[name],
-        "bytes": size,
-        "adapter_bytes": adapter,
-        "median": medians,
-        "over_copy": [
-            one["seconds"] / copy["seconds"] for one, copy in zip(runs["peftkit"], runs["copy"], strict=True)
-        ],
-        "beyond_imports_and_adapter": medians["peftkit"]["peak"] - medians["peftkit"]["before"] - adapter,
-        "runs": runs,
-    }
+            print(f"{name} round {number} {kind}: {one['seconds']:.1f} s, peak {one['peak'] / GB:.2f} GB", flush=True)
+    return runs, {**CASES[name], "bytes": size, "adapter_bytes": adapter}
 
 
 def make_model(folder: Path, *, hidden: int, inner: int, layers: int, files: int) -> int:
@@ -233,16 +220,21 @@ def watched() -> Iterator[dict[str, float]]:
     seen["peak"] = 1024.0 * int(status["VmHWM"].split()[0])
 
 
-def report(options: argparse.Namespace, cases: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of the result's file."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/merge.py",
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "rank": RANK,
-        "cases": {name: cases[name] for name in CASES if name in cases},
-    }
+def report(runs: list[Run], sizes: dict[str, Any], written: Result | None) -> Result:
+    """Return the result, with the cases of an earlier one that were not measured again."""
+    earlier = written.settings["cases"] if written else {}
+    cases = {name: {**earlier, **sizes}[name] for name in CASES if name in {**earlier, **sizes}}
+    kept = [one for one in written.runs if one.case not in sizes] if written else []
+    order = list(CASES)
+    return result_of(
+        "merging",
+        "merge",
+        "python benchmarks/merge.py",
+        sorted([*kept, *runs], key=lambda one: order.index(one.case)),
+        summary=f"A LoRA of rank {RANK} merged into models of random weights, beside PEFT and copying the files.",
+        settings={"rank": RANK, "contestants": ["peftkit", "copy", "peft"], "cases": cases},
+        compared=("seconds",),
+    )
 
 
 if __name__ == "__main__":

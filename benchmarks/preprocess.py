@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from peftkit import machine
+from peftkit.bench.envelope import result_of
+from peftkit.bench.result import Result, Run, write_result
 from peftkit.config import RunConfig
 from peftkit.data import prepare
 from peftkit.data.documentation import documented
@@ -43,7 +44,7 @@ def main() -> None:
     """Write the rows, measure in processes of their own, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "preprocess-cpu.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "preprocess")
     parser.add_argument("--measure", nargs=3, metavar=("FILE", "MODEL", "MAX_LENGTH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     machine.quiet_libraries()
@@ -53,12 +54,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "rows.csv"
         write_rows(file, options.rows)
-        runs = {}
+        runs = []
         for name, max_length in LENGTHS.items():
             for ids in ("encoded", "from the cache"):
-                runs[f"{name}, {ids}"] = run = in_a_process(file, max_length)
-                print(f"{name}, {ids}: {run['seconds']['all']:.1f} s, {run['peak_rss'] / 1e9:.2f} GB", flush=True)
-    options.out.write_text(json.dumps(report(options.rows, runs), indent=2) + "\n")
+                found = in_a_process(file, max_length)
+                runs.append(Run(case=name, contestant=ids, round=1, measures=found))
+                print(f"{name}, {ids}: {found['seconds']:.1f} s, {found['peak_rss'] / 1e9:.2f} GB", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_result(report(options.rows, runs), options.out)
 
 
 def write_rows(file: Path, rows: int) -> None:
@@ -98,8 +101,8 @@ def in_a_process(file: Path, max_length: int) -> dict[str, Any]:
 def measure(file: str, model: str, max_length: str) -> dict[str, Any]:
     """Read and prepare the rows; return seconds by stage, and peak memory.
 
-    `seconds` are by the clock; `processor_seconds` those of the thread that a stage runs in, with the tokenizer's own
-    threads under `tokenizer`.
+    `seconds` are by the clock, with those of each stage after a colon; `processor` are those of the thread that a stage
+    runs in, with the tokenizer's own threads under `tokenizer`.
     """
     words = [
         f"data.path={file}",
@@ -136,9 +139,9 @@ def measure(file: str, model: str, max_length: str) -> dict[str, Any]:
     threads = sum(processor[name] for name in ("all", "near_duplicate_groups", "quality_report"))
     processor["tokenizer"] = round(time.process_time() - used - threads, 2)
     return {
-        "max_length": config.train.max_length,
-        "seconds": seconds,
-        "processor_seconds": processor,
+        "seconds": seconds.pop("all"),
+        **{f"seconds: {name}": value for name, value in seconds.items()},
+        **{f"processor: {name}": value for name, value in processor.items()},
         "peak_rss_before": before,
         "peak_rss": machine.peak_resident(),
         "kept": data.report["kept"],
@@ -147,17 +150,21 @@ def measure(file: str, model: str, max_length: str) -> dict[str, Any]:
     }
 
 
-def report(rows: int, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of the result's file."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/preprocess.py --rows {rows}",
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "rows": rows,
-        "words_of_a_row": WORDS,
-        "runs": runs,
-    }
+def report(rows: int, runs: list[Run]) -> Result:
+    """Return the result."""
+    return result_of(
+        "preparing rows",
+        "preprocess",
+        f"python benchmarks/preprocess.py --rows {rows}",
+        runs,
+        summary=f"{rows:,} rows of {WORDS} English words: read, checked, encoded and split.",
+        settings={
+            "contestants": ["encoded", "from the cache"],
+            "cases": {
+                name: {"rows": {"count": rows}, "words": WORDS, "max_length": one} for name, one in LENGTHS.items()
+            },
+        },
+    )
 
 
 if __name__ == "__main__":

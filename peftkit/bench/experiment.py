@@ -207,12 +207,17 @@ def _experiments(shared: Mapping[str, Any], name: str) -> Iterator[Experiment]:
             own = _mapping(variant, "variants")
             chosen = dict(zip(matrix, values, strict=True))
             words = [str(own.get("name", ""))]
-            words += [f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items()]
+            words += [f"{key.rpartition('.')[2]}={_said(value)}" for key, value in chosen.items()]
             title = " ".join(word for word in words if word) or name
             experiment = _experiment({**base, **own, **chosen, "name": title})
             yield experiment
             if experiment.twin is not None:
                 yield experiment.twin
+
+
+def _said(value: Any) -> str:
+    """Write a value as a part of a name; lengths as how often each occurs."""
+    return ",".join(f"{one}x{times}" for one, times in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _experiment(given: Mapping[str, Any]) -> Experiment:

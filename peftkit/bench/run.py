@@ -68,10 +68,11 @@ def run_set(
             )
     folder = out or RUNS / f"bench-{asked.name}"
     (folder / LOGS).mkdir(parents=True, exist_ok=True)
+    _require_same(folder, _state(asked, most))
     with tempfile.TemporaryDirectory(prefix="peftkit-bench-") as scratch:
         ui.stage(f"{asked.name}: data, jobs and forecasts")
         made = _prepare(asked, Path(scratch), most)
-        _require_same(folder, asked, made["surroundings"], most)
+        _require_same(folder, _state_of_machine(made["surroundings"]))
         if most is not None and made["surroundings"]["machine"]["gpu"] is None:
             ui.warn("--limit has no effect on a processor: only a GPU's memory can be capped")
         done = {(one.case, one.contestant, one.round): one for one in _turns(folder)}
@@ -147,27 +148,28 @@ def _of_code(code: int) -> type[PeftkitError]:
     return next((one for one in kinds if one.exit_code == code), PeftkitError)
 
 
-def _require_same(folder: Path, asked: ExperimentSet, surroundings: Mapping[str, Any], limit: int | None) -> None:
+def _require_same(folder: Path, state: Mapping[str, Any]) -> None:
     """Keep a folder to one set on one machine, so that what stands in it can be compared."""
-    digest = hashlib.sha256(asked.model_dump_json(exclude={"rounds", "folder"}).encode()).hexdigest()
-    state = {
-        "set": digest,
-        "machine": {name: surroundings["machine"][name] for name in ("cpu", "cores", "gpu")},
-        "versions": surroundings["versions"],
-        "limit": limit,
-    }
     file = folder / STATE
-    if not file.exists():
-        write_json(file, state)
-        return
-    held = read_json(file)
+    held = read_json(file) if file.exists() else {}
     words = {"set": "another set of experiments", "machine": "another machine", "versions": "other versions"}
     for key, value in state.items():
-        if held.get(key) != value:
+        if key in held and held[key] != value:
             raise OutputError(
                 f"'{folder}' holds the runs of {words.get(key, 'another limit')}, which are never mixed; "
                 "give another folder with --out"
             )
+    write_json(file, {**held, **state})
+
+
+def _state(asked: ExperimentSet, limit: int | None) -> dict[str, Any]:
+    digest = hashlib.sha256(asked.model_dump_json(exclude={"rounds", "folder"}).encode()).hexdigest()
+    return {"set": digest, "limit": limit}
+
+
+def _state_of_machine(surroundings: Mapping[str, Any]) -> dict[str, Any]:
+    machine = {name: surroundings["machine"][name] for name in ("cpu", "cores", "gpu")}
+    return {"machine": machine, "versions": surroundings["versions"]}
 
 
 def _turns(folder: Path) -> Iterator[Run]:

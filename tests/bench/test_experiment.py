@@ -1,5 +1,6 @@
 """Experiments are read strictly, and a set is the product of its lists."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from peftkit.bench.experiment import load_set
 from peftkit.errors import ConfigError
 
+README = Path(__file__).parents[2] / "README.md"
 EXPERIMENTS = Path(__file__).parents[2] / "benchmarks" / "experiments"
 
 SET = """
@@ -70,6 +72,14 @@ def test_one_experiment_has_its_keys_at_the_top(write):
     assert [(one.name, one.steps) for one in found.experiments] == [("set", 4)]
     assert list(found.contestants) == ["peftkit"]
     assert found.experiments[0].resolved().config.adapter.r == 4
+
+
+def test_the_experiment_of_the_readme_is_one(write, tmp_path):
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "peers" / "trl_sft.py").write_text("")
+    (example,) = re.findall(r"```yaml\n(name: mine\n.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    found = load_set(write(example))
+    assert [one.name for one in found.experiments] == ["lengths=1024", "lengths=4096", "lengths=200x9,3000x1"]
 
 
 @pytest.mark.parametrize(
