@@ -19,6 +19,7 @@ from peftkit.resolve import Resolved, resolve
 from peftkit.rundir import RunFolder, read_json, write_json, write_lines, write_text
 from peftkit.stages import FoundModel, compare_answers, judge_rows, prepare, require_metrics
 from peftkit.stopping import Stop, Stopped
+from peftkit.summary import RunTime, make_summary
 from peftkit.ui import UI, percent
 from peftkit.yaml_file import to_yaml
 
@@ -248,9 +249,24 @@ class _Run:
             recipe = self.resolved.recipe
             compared = compare_answers(self.config, recipe, test, before, after)
             write_passport_and_card(self.folder.adapter, recipe, self.config, model, base, data, compared)
-        summary = self.summary(base.held, compared, trained, parameters, converted, forecast)
+        summary = make_summary(
+            self.config,
+            recipe.name,
+            self.folder.adapter,
+            self.spent(),
+            held=base.held,
+            compared=compared,
+            trained=trained,
+            parameters=parameters,
+            converted=converted,
+            forecast=forecast,
+        )
         write_json(self.folder.summary, summary)
         return summary
+
+    def spent(self) -> RunTime:
+        went_on = {"went_on_after_step": self.went_on_after} if self.resumed else {}
+        return RunTime(self.started, self.seconds, self.earlier_seconds, went_on)
 
     def forecast(self, base: FoundModel, data: Prepared) -> Forecast | None:
         """Forecast the run, and refuse it before its weights are fetched if it surely does not fit."""
@@ -351,55 +367,4 @@ class _Run:
             "trained_tokens": round(trained_tokens * epochs),
             "tokens_per_second": round(last["tokens"] / last["seconds"], 1),
             "saving_seconds": round(begun.saving.seconds, 3),
-        }
-
-    def summary(
-        self,
-        held: str,
-        compared: Mapping[str, Any],
-        trained: Mapping[str, Any],
-        parameters: tuple[int, int],
-        converted: dict[str, float] | None,
-        forecast: Forecast | None,
-    ) -> dict[str, Any]:
-        """Return the content of `summary.json`."""
-        from peftkit.plan.before import beside_measured
-
-        cuda = machine.peak_cuda()
-        finished = datetime.now(UTC)
-        adapter_bytes = sum(file.stat().st_size for file in self.folder.adapter.glob("adapter_*"))
-        return {
-            "schema": 1,
-            "recipe": self.resolved.recipe.name,
-            "preset": self.config.preset,
-            "model": self.config.model.path,
-            "quantization": held,
-            "seed": self.config.train.seed,
-            "started": self.started.isoformat(timespec="seconds"),
-            "finished": finished.isoformat(timespec="seconds"),
-            **({"went_on_after_step": self.went_on_after} if self.resumed else {}),
-            **compared,
-            "time": {
-                "total": round((finished - self.started).total_seconds() + self.earlier_seconds, 3),
-                "stages": self.seconds,
-            },
-            "memory": {
-                "peak_rss": machine.peak_resident(),
-                "peak_cuda_allocated": cuda[0] if cuda else None,
-                "peak_cuda_reserved": cuda[1] if cuda else None,
-            },
-            "forecast": beside_measured(forecast, trained),
-            "tokens_per_second": trained["tokens_per_second"],
-            "tokens": {"train": trained["tokens"], "trained": trained["trained_tokens"]},
-            "train": {name: trained[name] for name in ("steps", "epochs", "final_loss", "seconds", "saving_seconds")},
-            "adapter": {
-                "method": self.config.adapter.method,
-                "r": self.config.adapter.r,
-                "trainable_parameters": parameters[0],
-                "total_parameters": parameters[1],
-                "bytes": adapter_bytes,
-                **({"converted": converted} if converted else {}),
-            },
-            "versions": machine.versions(),
-            "machine": machine.describe(),
         }
