@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCES = sorted([*(ROOT / "peftkit").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")])
 # Distributions that are needed without an import statement of ours, and why.
 NOT_IMPORTED = {
+    "attrs": "PEFT's CorDA imports it, and does not declare it",
     "pip": "fetches the embedded assets, as `python -m pip`",
     "setuptools": "names the source archive of the embedded data, called by pip",
     "pyopenssl": "model-signing imports it, and does not declare it",
@@ -190,3 +191,10 @@ def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
     }
     assert held == kept
     assert {"peftkit/py.typed", "peftkit/evaluate/report.html.j2", "peftkit/adapter/card.md.j2"} <= held
+
+
+def test_a_run_needs_nothing_but_what_is_declared(small: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.only_declared", "run", "sentiment", *small, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -43,8 +43,6 @@ def prepare_base(model: PreTrainedModel, config: AdapterConfig, settings: Any, b
     import torch
     from peft import LoraConfig, LoraGAConfig, get_peft_model
     from peft.tuners.lora.config import CordaConfig
-    from peft.tuners.lora.corda import preprocess_corda
-    from peft.tuners.lora.loraga import preprocess_loraga
 
     start = find_start(config.init_lora_weights)
     if start.needs_data and not batches:
@@ -71,8 +69,12 @@ def prepare_base(model: PreTrainedModel, config: AdapterConfig, settings: Any, b
             model(**batch).loss.backward()
 
     if start.name == "corda":  # PEFT's hook takes one row at a time
+        from peft.tuners.lora.corda import preprocess_corda
+
         preprocess_corda(model, LoraConfig(**own, corda_config=_corda(settings, CordaConfig)), run_model=read)
     else:
+        from peft.tuners.lora.loraga import preprocess_loraga
+
         preprocess_loraga(model, LoraConfig(**own, lora_ga_config=settings.lora_ga_config or LoraGAConfig()), learn)
     return model.eval()
 
