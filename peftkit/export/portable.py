@@ -7,11 +7,11 @@ rank, so that the scale is 1 for whoever computes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftkit.adapter.passport import MadeFrom
+from peftkit.adapter.plain_settings import plain_settings
 from peftkit.errors import ConfigError
 from peftkit.merge.derived import adapter_bytes, describe_ranks, parent_of, write_derived
 from peftkit.merge.lora_file import Change, LoraFile, read_lora
@@ -22,8 +22,6 @@ from peftkit.ui import UI, size
 
 DTYPES = {"f32": "float32", "bf16": "bf16"}
 """The dtypes that it is written in, as `peftkit.merge.stored` names them; a narrow range would need scales again."""
-
-_ALWAYS = ("peft_type", "task_type", "base_model_name_or_path", "revision", "target_modules", "bias", "fan_in_fan_out")
 
 
 def folded(change: Change, rank: int) -> Change:
@@ -90,22 +88,6 @@ def export_portable(adapter: Path, out: Path, *, dtype: str = "f32", ui: UI | No
     }
     ui.say(f"{out}: rank {report['rank']}, scale 1, {dtype}; {size(report['bytes'])}")
     return report
-
-
-def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return PEFT's configuration without what only states a default: an older PEFT refuses keys that it does not know.
-
-    Args:
-        settings: The content of `adapter_config.json`.
-    """
-    from peft import LoraConfig
-
-    usual = LoraConfig().to_dict()
-    return {
-        name: value
-        for name, value in settings.items()
-        if name in _ALWAYS or (value not in (None, {}, []) and value != usual.get(name))
-    }
 
 
 def _cautions(file: LoraFile) -> list[str]:

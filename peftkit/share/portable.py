@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.adapter.card import CARD, checked_card, is_made_card
 from peftkit.adapter.passport import PASSPORT, Passport, file_hash, read_passport, write_passport
 from peftkit.adapter.peft_file import read_peft_settings
+from peftkit.adapter.plain_settings import plain_settings, unknown_settings
 from peftkit.errors import AdapterError
 from peftkit.rundir import write_json, write_text
 from peftkit.share.archive import NAMES, TOKENIZER_FILES
 from peftkit.share.secrets import secrets_in, texts_of, without_folder, without_folders
 from peftkit.share.staged import ALLOWED, SIGNATURE, require_size
 
-_NOT_SHARED = ("auto_mapping", "peft_version")  # the former imports a module; the latter is new in PEFT 0.18
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 _BINARY = (".model",)
-
-
-def portable_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Leave out of PEFT's settings what says nothing, so that older readers do not meet words that they do not know.
-
-    What is null, or off as it is by default, is left out: so are all settings that came since PEFT 0.17 unless they
-    are used. The rest stays.
-
-    Args:
-        settings: The content of an `adapter_config.json`.
-
-    Returns:
-        The settings that stay, without places of this machine, and the names of those that this PEFT does not know.
-    """
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(settings.get("peft_type"))
-    known = {one.name: _default(one) for one in dataclasses.fields(kind)} if kind else {}
-    kept = {
-        name: value
-        for name, value in settings.items()
-        if value is not None and name not in _NOT_SHARED and (value or value != known.get(name))
-    }
-    unknown = sorted(kept.keys() - known.keys()) if known else []
-    shared: dict[str, Any] = without_folders(kept)
-    return shared, unknown
-
-
-def _default(one: dataclasses.Field[Any]) -> Any:
-    return one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
 
 
 def make_portable(folder: Path, where: Path) -> list[str]:
@@ -69,8 +36,8 @@ def make_portable(folder: Path, where: Path) -> list[str]:
     settings = read_peft_settings(folder / PEFT_CONFIG)
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
     card = card_of(folder, passport, settings.get("base_model_name_or_path"))
-    kept, unknown = portable_settings(settings)
-    write_json(folder / PEFT_CONFIG, dict(sorted(kept.items())))
+    kept = plain_settings(settings)
+    write_json(folder / PEFT_CONFIG, without_folders(dict(sorted(kept.items()))))
     for name, content in tokenizer_files(folder).items():
         (folder / name).write_bytes(content)
     if passport is not None:
@@ -83,7 +50,7 @@ def make_portable(folder: Path, where: Path) -> list[str]:
         (folder / CARD).unlink(missing_ok=True)
         write_text(folder / CARD, checked_card(folder, passport))
     require_no_secrets(folder, where)
-    return unknown
+    return unknown_settings(kept)
 
 
 def portable_passport(passport: Passport) -> Passport:
