@@ -15,6 +15,7 @@ from peftkit.adapter.methods import find_method
 from peftkit.adapter.passport import PASSPORT, Passport, read_passport
 from peftkit.adapter.peft_file import read_settings
 from peftkit.errors import AdapterError, OutputError, first_line
+from peftkit.export.readers import Facts, read_facts
 from peftkit.model.assets import ASSETS
 from peftkit.model.licence import Licence
 from peftkit.rundir import write_text
@@ -107,7 +108,7 @@ def render_card(folder: Path, passport: Passport, place: str = FOLDER) -> str:
             held="unquantized" if passport.base.quantization == "none" else passport.base.quantization,
             licence=licence_text(licence_of(passport)),
             messages=asked(passport) if kind_of(passport) == "causal" else (),
-            uses=uses(passport, settings, place),
+            uses=uses(passport, _facts(folder, passport.config.adapter.method), place),
             sources=[_source(one) for one in data_sources(passport)],
             limits=_limits(passport),
             files={name: (what, passport.files.get(name, "it holds the others")) for name, what in _FILES.items()},
@@ -159,6 +160,14 @@ def _settings(folder: Path) -> Mapping[str, Any]:
         return read_settings(folder / PEFT_CONFIG)
     except (OSError, AdapterError):
         return {}
+
+
+def _facts(folder: Path, method: str) -> Facts:
+    """Return what other programs have to know of an adapter; of one without files what its passport says."""
+    try:
+        return read_facts(folder)
+    except AdapterError:
+        return Facts({"peft_type": method.upper()}, {}, (), (), packed=False)
 
 
 def _source(source: Mapping[str, Any]) -> dict[str, str]:

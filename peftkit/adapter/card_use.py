@@ -9,27 +9,16 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from peftkit.adapter.card_head import hub_base
 from peftkit.adapter.passport import Passport
 from peftkit.data.encode import PLAIN_TEMPLATE
-from peftkit.export.readers import VLLM_RANKS
+from peftkit.export.readers import VLLM_RANKS, Facts, judge_facts
 from peftkit.model.assets import ASSETS
 
 FOLDER = "path/of/this/folder"
 """What stands for the adapter's place where it is not on the hub."""
 _BASE = "path/of/the/base/model"
-# Settings of PEFT with which vLLM 0.32 refuses an adapter, or reads it as another one.
-_NOT_IN_VLLM = {
-    "use_dora": "DoRA",
-    "lora_bias": "biases of LoRA",
-    "modules_to_save": "modules that are saved as a whole",
-    "trainable_token_indices": "trained tokens",
-    "target_parameters": "LoRA on parameters",
-    "layer_replication": "copied layers",
-    "alora_invocation_tokens": "activated LoRA",
-}
 
 
 @dataclass(frozen=True)
@@ -41,23 +30,25 @@ class Use:
         language: Of the lines: `sh` or `python`.
         lines: The code; empty where it cannot be used there.
         note: What stands under it.
+        command: What helps where it cannot be used as it is; empty where nothing does.
     """
 
     title: str
     language: str
     lines: tuple[str, ...]
     note: str = ""
+    command: str = ""
 
 
-def uses(passport: Passport, settings: Mapping[str, Any], place: str = FOLDER) -> list[Use]:
+def uses(passport: Passport, facts: Facts, place: str = FOLDER) -> list[Use]:
     """Return how to use an adapter.
 
     Args:
         passport: Its passport.
-        settings: Its PEFT configuration.
+        facts: What its files say.
         place: Its folder, or its id on the hub.
     """
-    return [_peftkit(place), _peft(passport, settings, place), _vllm(passport, settings, place)]
+    return [_peftkit(place), _peft(passport, facts, place), _vllm(passport, facts, place)]
 
 
 def asked(passport: Passport) -> list[dict[str, str]]:
@@ -81,12 +72,10 @@ def _peftkit(place: str) -> Use:
     return Use("peftkit", "sh", lines)
 
 
-def _peft(passport: Passport, settings: Mapping[str, Any], place: str) -> Use:
-    if str(settings.get("peft_type", "")).startswith("PEFTKIT"):
-        note = (
-            "PEFT does not read its 8-bit weights: `peftkit shrink ADAPTER OUT --dtype bf16` writes some that it does."
-        )
-        return Use("PEFT", "python", (), note)
+def _peft(passport: Passport, facts: Facts, place: str) -> Use:
+    if facts.packed:
+        command = "peftkit shrink ADAPTER OUT --dtype bf16"
+        return Use("PEFT", "python", (), "PEFT does not read its 8-bit weights.", command)
     imports, base = _base(passport)
     where, kind = _literal(place), kind_of(passport)
     held = passport.base.quantization
@@ -127,15 +116,15 @@ def _pipeline(passport: Passport, imports: tuple[str, ...], base: str, where: st
     )
 
 
-def _vllm(passport: Passport, settings: Mapping[str, Any], place: str) -> Use:
-    why = _refused(passport, settings)
-    if why:
-        return Use(
-            "vLLM", "python", (), f"vLLM reads no {why}: `peftkit merge ADAPTER OUT` makes a model that it reads."
-        )
+def _vllm(passport: Passport, facts: Facts, place: str) -> Use:
+    verdict = judge_facts(facts, "vllm")
+    if kind_of(passport) != "causal":
+        return Use("vLLM", "python", (), f"{verdict.version} serves models that write on, and this is none.")
+    if not verdict.takes:
+        note = f"{verdict.version} does not take it as it is: {verdict.problems[0]}."
+        return Use("vLLM", "python", (), note, next(iter(verdict.commands), ""))
     imports, base = _base(passport)
-    rank = max([int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values())])
-    most = next(one for one in VLLM_RANKS if one >= rank)
+    most = next(one for one in VLLM_RANKS if one >= max(facts.ranks.values(), default=1))
     given, taken = _prompt(passport)
     call = "chat" if taken else "generate"
     lines = (
@@ -150,26 +139,6 @@ def _vllm(passport: Passport, settings: Mapping[str, Any], place: str) -> Use:
         f"print(model.{call}(prompt, sampling, lora_request=adapter)[0].outputs[0].text)",
     )
     return Use("vLLM", "python", lines)
-
-
-def _refused(passport: Passport, settings: Mapping[str, Any]) -> str:
-    """Return what of an adapter vLLM does not read; nothing where it reads it."""
-    if settings.get("peft_type") != "LORA":
-        return "adapters but LoRA"
-    if kind_of(passport) != "causal":
-        return "adapters of models that do not write on"
-    if settings.get("bias") not in (None, "none"):
-        return "trained biases"
-    if not 1 <= _rank(settings) <= VLLM_RANKS[-1]:
-        return f"ranks above {VLLM_RANKS[-1]}"
-    return next((what for name, what in _NOT_IN_VLLM.items() if settings.get(name)), "")
-
-
-def _rank(settings: Mapping[str, Any]) -> int:
-    """Return the largest rank of a LoRA adapter; 0 where its settings do not say one."""
-    pattern = settings.get("rank_pattern")
-    ranks = [settings.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
-    return max(ranks) if all(type(one) is int for one in ranks) else 0
 
 
 def _base(passport: Passport) -> tuple[tuple[str, ...], str]:

@@ -109,7 +109,7 @@ def test_the_method_is_the_one_that_was_trained(tmp_path):
     assert "made with LoRA" not in text
     assert "- lora\n" not in text
     assert "| method | ia3 |" in text
-    assert "vLLM reads no adapters but LoRA" in text
+    assert "vLLM 0.32 does not take it as it is: the adapter is of the kind IA3, not LoRA" in text
     assert "None" not in text
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from peftkit.adapter.attach import PEFT_CONFIG
 from peftkit.adapter.card import render_card
 from peftkit.adapter.card_use import FOLDER, uses
 from peftkit.adapter.passport import PASSPORT, read_passport
+from peftkit.export.readers import read_facts
 from peftkit.judge import predict
 from peftkit.pipeline import run as whole_run
 
@@ -112,21 +114,21 @@ def test_on_the_hub_the_lines_name_the_repository(causal):
     ("change", "said"),
     [
         ({}, "max_lora_rank=16"),
-        ({"r": 4}, "max_lora_rank=8"),
-        ({"r": 4, "rank_pattern": {"q_proj": 33}}, "max_lora_rank=64"),
-        ({"r": 600}, "vLLM reads no ranks above 512"),
-        ({"r": "many"}, "vLLM reads no ranks above 512"),
-        ({"use_dora": True}, "vLLM reads no DoRA"),
-        ({"bias": "all"}, "vLLM reads no trained biases"),
-        ({"peft_type": "LOHA"}, "vLLM reads no adapters but LoRA"),
-        ({"modules_to_save": ["lm_head"]}, "vLLM reads no modules that are saved as a whole"),
+        ({"ranks": {"q_proj": 4, "v_proj": 33}}, "max_lora_rank=64"),
+        ({"ranks": {"q_proj": 600}}, "takes ranks up to 512, and the adapter has 600"),
+        ({"settings": {"use_dora": True}}, "the adapter is DoRA"),
+        ({"settings": {"bias": "all"}}, "was trained with the base's biases"),
+        ({"settings": {"peft_type": "LOHA"}}, "is of the kind LOHA, not LoRA"),
+        ({"whole": ("model.norm.weight",)}, "takes no 'model.norm.weight' that is saved as a whole"),
     ],
 )
 def test_vllm_is_told_the_rank_or_why_not(causal, change, said):
-    settings = {"peft_type": "LORA", "r": 16, "bias": "none"} | change
-    use = uses(read_passport(causal), settings)[2]
+    facts = read_facts(causal)
+    settings = {**facts.settings, **change.get("settings", {})}
+    use = uses(read_passport(causal), replace(facts, **{**change, "settings": settings}))[2]
     assert said in "\n".join([*use.lines, use.note])
     assert bool(use.lines) == said.startswith("max_lora_rank")
+    assert use.command == ("" if use.lines else "peftkit merge ADAPTER merged")
 
 
 def test_int8_weights_are_for_peftkit_alone(causal, tmp_path):
