@@ -37,19 +37,26 @@ def alone_with(lock: Path) -> Iterator[None]:
         raise OutputError(f"this process works on '{folder}' already; wait until it is done")
     try:
         handle = _open_locked(path, folder)
-        _held_here.add(path)
-        os.truncate(handle, 0)
-        os.lseek(handle, 0, os.SEEK_SET)
-        os.write(handle, json.dumps(_this_process()).encode())
     except OSError as error:
-        raise OutputError(f"'{folder}' cannot be written: {error.strerror}; give another place") from error
+        raise _unwritable(folder, error) from error
+    _held_here.add(path)
     try:
+        try:
+            os.truncate(handle, 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, json.dumps(_this_process()).encode())
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         yield
     finally:
         with suppress(OSError):
             path.unlink()
         os.close(handle)
         _held_here.discard(path)
+
+
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"'{folder}' cannot be written: {error.strerror}; give another place")
 
 
 def _open_locked(path: Path, folder: Path) -> int:
