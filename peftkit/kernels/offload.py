@@ -113,17 +113,21 @@ class _Held:
         if self.card is not None:
             return
         self.card = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        if self.main is None:
-            return  # a meta tensor has no values
+        if self.device.type == "meta":
+            return  # it has no values
         stream = self.offload.stream()
         if stream is None:
-            self.card.copy_(self.main)
+            self.card.copy_(self._main())
             return
         # Until here the memory may still be read for what it held before.
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            self.card.copy_(self.main, non_blocking=True)
+            self.card.copy_(self._main(), non_blocking=True)
             self.done = stream.record_event()
+
+    def _main(self) -> torch.Tensor:
+        assert self.main is not None, "a checkpoint is read once: its memory is given back then"
+        return self.main
 
     def take(self) -> torch.Tensor:
         """Return it on the card, and keep it here no longer."""

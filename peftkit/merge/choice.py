@@ -52,7 +52,8 @@ def choose(inputs: Inputs, folders: dict[Onto, Path], rows: HeldOut, most: int, 
     compared = compare_answers(config, rows.recipe, examples, answers["trained"], answers["original"])
     metric = find_metrics(rows.recipe.metrics)[0]
     values = {which: compared[side][metric.key]["value"] for which, side in _SIDES.items()}
-    gain = (values["original"] or 0.0) - (values["trained"] or 0.0)
+    original, trained = values["original"], values["trained"]
+    gain = 0.0 if original is None or trained is None else original - trained  # what is not defined is not better
     gain = -gain if metric.better == "lower" else gain
     what, percent = metric.name, metric.percent
     if not gain and None not in losses.values():  # the metric is the same; how likely the right answers are may not be

@@ -66,7 +66,7 @@ def parent_of(file: LoraFile, weight: float = 1.0) -> Parent:
 
 
 def describe_ranks(changes: Mapping[str, Change]) -> dict[str, Any]:
-    """Return how many modules have which rank, and how many bytes the factors' values take."""
+    """Return the least, the largest and the most frequent rank of the modules, and the sum of all."""
     ranks = [change.factors.rank for change in changes.values()]
     return {"least": min(ranks), "most": max(ranks), "usual": Counter(ranks).most_common(1)[0][0], "total": sum(ranks)}
 

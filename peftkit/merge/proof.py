@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftkit.merge.agreement import agreement, outputs_of
 from peftkit.merge.changes import Scratch
@@ -25,9 +25,6 @@ from peftkit.model.fingerprint import tensor_digests
 from peftkit.model.weight_files import StoredTensor, weight_files
 from peftkit.stages import compare_answers, judge_rows
 from peftkit.ui import UI
-
-if TYPE_CHECKING:
-    pass
 
 MOST_KL = 0.005
 """Mean divergence, in nats, above which the merged model is not the one that was merged."""

@@ -91,8 +91,10 @@ class _Routes:
             if asked.stream:
                 events = _events(form, answers, log, with_usage=asked.with_usage)
                 return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-            whole = await _unless_gone(request, _whole(answers))
-            answers.cancel()
+            try:
+                whole = await _unless_gone(request, _whole(answers))
+            finally:
+                answers.cancel()  # one of several prompts may have failed, and the others go on
             if whole is None:
                 log(_GONE, f"{asked.model}: the client hung up")
                 return Response(status_code=_GONE)

@@ -44,7 +44,7 @@ class Writer:
 
     Attributes:
         tokens: The tokens that were chosen, without the one that ended the answer.
-    chosen: How many tokens were chosen, with the one that ended the answer.
+        chosen: How many tokens were chosen, with the one that ended the answer.
         finish: Why it ended; None while it goes on.
     """
 
