@@ -60,14 +60,16 @@ def device() -> str:
 def fast_dtype() -> str:
     """Return the dtype that this machine multiplies fastest in without loss of range.
 
-    bfloat16 on GPUs that have it and on processors with AMX tiles. Elsewhere float32: measured with torch 2.13 on a
-    Xeon with AVX512-BF16 but no AMX, bfloat16 products ran at 160 GFLOP/s and float32 ones at 300.
+    bfloat16 on GPUs that have it, on processors with AMX tiles, and on AMD's with AVX512-BF16; elsewhere float32.
+    Measured with torch 2.13 on two cores: on an AMD EPYC (Zen 5) products of 512 x 576 x 1536 ran at 830 GFLOP/s in
+    bfloat16 and at 200 in float32; on a Xeon with AVX512-BF16 but no AMX at 160 and 300.
     """
     import torch
 
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+    by_amd = torch.cpu._is_avx512_bf16_supported() and _cpu_maker() == "AuthenticAMD"
+    return "bfloat16" if by_amd or torch.cpu._is_amx_tile_supported() else "float32"
 
 
 def resident() -> int:
@@ -114,12 +116,22 @@ def trim() -> None:
 
 
 def _cpu_name() -> str:
+    return _cpu_says("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_maker() -> str:
+    """Return the processor's own name of its maker, such as `AuthenticAMD`; Windows has it at the end of its name."""
+    return _cpu_says("vendor_id") or platform.processor().rpartition(", ")[2]
+
+
+def _cpu_says(key: str) -> str | None:
+    """Return what Linux tells of the first core under a key; None where it tells nothing."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(key):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return None
 
 
 def quiet_libraries() -> None:
