@@ -50,11 +50,14 @@ def _leave(ledger: Ledger, name: str, phase: str) -> Callable[..., None]:
 
 @contextmanager
 def watch_head() -> Iterator[Callable[[Ledger], None]]:
-    """Let TRL's fused loss head name itself to the ledger that the given function is called with."""
-    from trl.kernels.chunked_logprob import ChunkedLogProbFunction as Head
+    """Let the fused loss head, TRL's or ours, name itself to the ledger that the given function is called with."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+    from peftkit.kernels.loss_head import LabelLogProbs
 
     watching: list[Ledger] = []
-    own = {name: vars(Head)[name] for name in ("forward", "backward")}
+    heads: tuple[Any, ...] = (ChunkedLogProbFunction, LabelLogProbs)
+    own = [(head, name, vars(head)[name]) for head in heads for name in ("forward", "backward")]
 
     def named(function: Callable[..., Any], phase: str) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
@@ -65,11 +68,11 @@ def watch_head() -> Iterator[Callable[[Ledger], None]]:
 
         return run
 
-    for name, function in own.items():
+    for head, name, function in own:
         phase = HEAD if name == "forward" else f"{HEAD}, backwards"
-        setattr(Head, name, staticmethod(named(function.__func__, phase)))
+        setattr(head, name, staticmethod(named(function.__func__, phase)))
     try:
         yield watching.append
     finally:
-        for name, function in own.items():
-            setattr(Head, name, function)
+        for head, name, function in own:
+            setattr(head, name, function)

@@ -148,6 +148,7 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
     from bitsandbytes.autograd import _functions
 
     import peftkit.kernels.install
+    import peftkit.kernels.loss_head
     import peftkit.kernels.tiles
     import peftkit.train.trainer
 
@@ -173,6 +174,7 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
             (bitsandbytes, "matmul", int8_product),
             (peftkit.train.trainer, "_compiles_nothing", lambda device: True),
             (peftkit.kernels.install, "device_of", lambda model: device),
+            (peftkit.kernels.loss_head, "is_processor", lambda _: not on_gpu),
             (peftkit.kernels.tiles, "as_now", lambda hidden: surroundings.again),
             (head, "_use_triton", lambda device: on_gpu),
             (torch, "is_autocast_enabled", enabled),

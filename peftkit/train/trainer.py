@@ -17,6 +17,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from peftkit.config import RunConfig
 from peftkit.data.examples import IGNORED, Example
 from peftkit.errors import ConfigError
+from peftkit.kernels.loss_head import OnProcessor
 from peftkit.train.checks import loss_name
 from peftkit.train.documents import require_apart
 from peftkit.train.losses import mean_terms, smoothed_cross_entropy, softmax_loss
@@ -163,14 +164,14 @@ def _only_trained_positions() -> Iterator[None]:
     """Let TRL drop untrained positions before its loss head without Triton too.
 
     TRL 1.16 does so only where Triton runs, to spare compilers a shape that changes; on a processor nothing is
-    compiled, and projecting all positions is the costliest product of a small model's step.
+    compiled, and projecting all positions is the costliest product of a small model's step. There the head is ours.
     """
-    asked = trl.trainer.utils._use_triton
-    trl.trainer.utils._use_triton = _compiles_nothing
+    asked, head = trl.trainer.utils._use_triton, trl.trainer.utils._ChunkedLogProbFunction
+    trl.trainer.utils._use_triton, trl.trainer.utils._ChunkedLogProbFunction = _compiles_nothing, OnProcessor
     try:
         yield
     finally:
-        trl.trainer.utils._use_triton = asked
+        trl.trainer.utils._use_triton, trl.trainer.utils._ChunkedLogProbFunction = asked, head
 
 
 def _compiles_nothing(device: torch.device) -> bool:

@@ -43,7 +43,7 @@ def _config(quantization="none", adapter=None, path="meta-llama/Llama-3.1-8B", *
     ],
 )
 def test_a_processor_measures_what_is_forecast(quantization, settings):
-    batch = Batch(2, 96, 20)
+    batch = Batch(2, 160, 20)  # long enough that three states of random numbers, 5 KB each, are within the tolerance
     config = _config(quantization, path=str(tiny("llama")), per_device_train_batch_size=2, **settings)
     traced = trace_step(settings_of(find_model(config.model)), config, "causal", batch, Device("cpu", torch.float32))
     assert traced.trace.peak == pytest.approx(measure_run(config, "causal", batch).peak, rel=0.02)

@@ -16,6 +16,7 @@ from trl import SFTTrainer
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.config import TrainConfig
 from peftkit.errors import ConfigError, TrainingError
+from peftkit.kernels.loss_head import LabelLogProbs
 from peftkit.model.load import resolved_dtype
 from peftkit.train.arguments import training_arguments
 from peftkit.train.callbacks import MetricsCallback
@@ -77,15 +78,13 @@ def test_losses_are_those_of_trl_alone(run, tmp_path):
 
 def test_only_trained_positions_are_projected(run, tmp_path, monkeypatch):
     rows = []
-    original = trl.trainer.utils._ChunkedLogProbFunction.apply
+    original = LabelLogProbs.apply
 
-    class Counting:
-        @staticmethod
-        def apply(hidden, *args):
-            rows.append(len(hidden))
-            return original(hidden, *args)
+    def counting(hidden, *args):
+        rows.append(len(hidden))
+        return original(hidden, *args)
 
-    monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", Counting)
+    monkeypatch.setattr(LabelLogProbs, "apply", counting)
     trainer = run.trainer(run.adapted(), tmp_path)
     batch = a_batch(trainer)
     trainer.compute_loss(trainer.model, dict(batch))
