@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from peftkit.config import RunConfig, TrainConfig
 from peftkit.errors import ConfigError
+from peftkit.kernels import dense_attention
 from peftkit.kernels.lora_linear import FusedLora, complaint, computes_in, held
 from peftkit.kernels.offload import Offload
 from peftkit.kernels.pointwise import Gated, is_gated
@@ -38,6 +39,7 @@ class Kernels:
 
     def __init__(self, model: PeftModel, config: RunConfig) -> None:
         self.model, self.train = model, config.train
+        self.attention_is_asked = config.model.attn_implementation is not None
         self.lora = _lora_layers(model, asked=config.train.fused_lora)
         self.layers = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
         self.norms = list(_norms(model, self.layers))
@@ -66,11 +68,22 @@ class Kernels:
         if tile or self.train.recompute_pointwise:
             alone = self.train.recompute_pointwise
             self._undo += [Tiled(norm, tile or NORM_TILE, always=alone).undo for norm in self.norms]
+        self._attend_densely()
         if self.train.offload_activations:
             self.offload = Offload(device_of(self.model))
             for layer in self.layers:
                 checkpoint = layer._gradient_checkpointing_func
                 self._set(layer, "_gradient_checkpointing_func", self.offload.around(checkpoint))
+
+    def _attend_densely(self) -> None:
+        """Take our attention for short texts on a processor, unless the configuration names one."""
+        base = self.model.get_base_model()
+        taken = base.config._attn_implementation
+        by_name = taken == "sdpa" and base._supports_attention_backend  # other models have their own code for sdpa
+        if by_name and device_of(self.model) == "cpu" and not self.attention_is_asked:
+            dense_attention.register()
+            base.set_attn_implementation(dense_attention.NAME)
+            self._undo.append(partial(base.set_attn_implementation, taken))
 
     def remove(self) -> None:
         """Take them out."""

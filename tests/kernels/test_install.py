@@ -8,7 +8,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from peftkit.config import TrainConfig
 from peftkit.errors import ConfigError
-from peftkit.kernels import install
+from peftkit.kernels import dense_attention, install
 from peftkit.kernels.install import Kernels
 from peftkit.kernels.lora_linear import FusedLora
 from peftkit.kernels.pointwise import Gated
@@ -81,6 +81,20 @@ def test_other_families_take_what_fits_them(tmp_path, family):
     assert run.losses() == pytest.approx(own, rel=1e-5)
     with pytest.raises(ConfigError, match=r"train\.tiled_mlp is for models with one dense feed-forward layer"):
         Run(tmp_path / "c", family, configuration(family, tiled_mlp=16))
+
+
+def test_a_processor_attends_densely_in_training_alone(tmp_path, monkeypatch):
+    called = []
+    original = dense_attention._Dense.apply
+    monkeypatch.setattr(dense_attention._Dense, "apply", lambda *given: called.append(1) or original(*given))
+    losses = {}
+    for asked in ("sdpa", None):
+        model = {"dtype": "bfloat16", "attn_implementation": asked}
+        run = Run(tmp_path / str(asked), "causal", configuration("causal", max_steps=3, model=model))
+        losses[asked] = run.losses()
+        assert run.model.get_base_model().config._attn_implementation == "sdpa"
+        assert bool(called) == (asked is None)
+    assert losses[None] == pytest.approx(losses["sdpa"], rel=0.02)
 
 
 def test_an_adapter_that_cannot_be_one_operation_keeps_its_own_unless_that_is_asked_for(tmp_path):
