@@ -43,10 +43,12 @@ def _config(quantization="none", adapter=None, path="meta-llama/Llama-3.1-8B", *
     ],
 )
 def test_a_processor_measures_what_is_forecast(quantization, settings):
-    batch = Batch(2, 160, 20)  # long enough that three states of random numbers, 5 KB each, are within the tolerance
+    batch = Batch(2, 96, 20)
     config = _config(quantization, path=str(tiny("llama")), per_device_train_batch_size=2, **settings)
     traced = trace_step(settings_of(find_model(config.model)), config, "causal", batch, Device("cpu", torch.float32))
-    assert traced.trace.peak == pytest.approx(measure_run(config, "causal", batch).peak, rel=0.02)
+    states = 2**14  # three of random numbers, which a recomputation keeps and the trace does not, and counters
+    measured = measure_run(config, "causal", batch).peak
+    assert traced.trace.peak == pytest.approx(measured, rel=0.02, abs=states)
 
 
 def test_a_share_of_the_layers_is_traced_from_shallow_models():
