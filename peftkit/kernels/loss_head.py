@@ -60,8 +60,12 @@ class LabelLogProbs(torch.autograd.Function):
         step = max(1, TILE // len(weight))
         for part in (slice(start, min(start + step, tokens)) for start in range(0, tokens, step)):
             raw = torch.nn.functional.linear(hidden[part].to(dtype), weight, bias).float().mul_(logit_scale)
-            bent = raw.div_(softcap).tanh_() if softcap is not None else None
-            logits = raw.div(temperature) if bent is None else bent * (softcap / temperature)
+            bent = None
+            if softcap is None:
+                logits = raw.div(temperature)
+            else:
+                bent = raw.div_(softcap).tanh_()
+                logits = bent * (softcap / temperature)
             label = targets[part, None]
             log_all = logits.log_softmax(-1)
             log_probs[part] = log_all.gather(-1, label).squeeze(-1)
@@ -101,7 +105,7 @@ class OnProcessor:
         trained = weight.requires_grad or (bias is not None and bias.requires_grad)
         ours = is_processor(hidden.device) and not trained and _OUTPUTS.issuperset(more[-1])
         function = LabelLogProbs if ours else ChunkedLogProbFunction
-        return function.apply(hidden, weight, bias, *more)  # type: ignore[no-untyped-call]
+        return function.apply(hidden, weight, bias, *more)
 
 
 def is_processor(device: torch.device) -> bool:
