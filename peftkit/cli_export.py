@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from peftkit.cli_options import Json
 from peftkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Of gguf and ollama: take another base than the adapter's, and say so.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write an adapter, or the model that it makes, for other programs."""
     from peftkit.export.export import export as export_adapter

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from peftkit.cli_options import Json
 from peftkit.errors import DoesNotFitError
 
 plan_app = typer.Typer()
@@ -33,7 +34,7 @@ def plan(
         str | None,
         typer.Option("--max", metavar="KEY", help="Find the largest max_length, batch, rank or model that fits."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say whether a run fits, how long it takes, and what to change."""
     from peftkit.plan.plan import plan_run, write_chosen
