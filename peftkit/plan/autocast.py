@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from peftkit.plan.attention import attend
 from peftkit.plan.offload import MainMemory
@@ -63,9 +62,9 @@ class Surroundings(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if self.enabled and self.dtype is not None:
             if name in _LOWER:
-                args, kwargs = tree_map(self._lower, (args, kwargs))
+                args, kwargs = _each(self._lower, (args, kwargs))
             elif name in _FLOAT[self.device] and kwargs.get("dtype") is None:
-                args, kwargs = tree_map(_float, (args, kwargs))
+                args, kwargs = _each(_float, (args, kwargs))
         if name == "scaled_dot_product_attention":
             return attend(self.device, *args, **kwargs)
         if name == "dropout" and self.device == "cuda":
@@ -108,6 +107,17 @@ class Surroundings(TorchFunctionMode):
         if id(value) not in self._cast:
             self._cast[id(value)] = value.to(self.dtype)
         return self._cast[id(value)]
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """Change each value in arguments; torch's own `tree_map` is slow for the number of them."""
+    if isinstance(value, tuple):
+        return tuple(_each(change, one) for one in value)
+    if isinstance(value, list):
+        return [_each(change, one) for one in value]
+    if isinstance(value, dict):
+        return {name: _each(change, one) for name, one in value.items()}
+    return change(value)
 
 
 def _float(value: Any) -> Any:

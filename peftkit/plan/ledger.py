@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from peftkit.plan.work import Work
+from peftkit.plan.work import Work, tensors_in
 
 Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 Hidden = Callable[[Any, tuple[Any, ...], Any], int]
@@ -129,9 +128,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running = False
         if self._work is not None:
             self._work.add(self._phase, func, args, named, result)
-        for one in tree_leaves(result):
-            if isinstance(one, torch.Tensor):
-                self._note(one, "")
+        for one in tensors_in(result):
+            self._note(one, "")
         inside = self._hidden(func, args, result) if self._hidden else 0
         if inside:  # held during the operation alone
             self.trace.events += [len(self.trace.blocks), -len(self.trace.blocks) - 1]

@@ -16,6 +16,7 @@ import torch
 from peftkit.data.examples import IGNORED
 from peftkit.plan.autocast import Surroundings
 from peftkit.plan.offload import STASH, MovedActivations
+from peftkit.plan.remembered import Remembered
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Answers:
             given = answer(self, *args, **kwargs)
             if given is not NotImplemented:
                 return given
-        return func(*args, **kwargs)
+        return _REMEMBERED(func, args, kwargs)
 
     def _value(self, tensor: torch.Tensor) -> Any:
         if tensor.dtype == torch.bool:
@@ -103,6 +104,7 @@ class Answers:
         return a.new_empty((*ca.shape[:-1], cb.shape[0])), a.new_empty((0,))
 
 
+_REMEMBERED = Remembered()
 _ANSWERS: dict[str, Callable[..., Any]] = {
     "aten::_local_scalar_dense": Answers._value,
     "aten::_to_copy": Answers._copy,

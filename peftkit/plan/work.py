@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 Cost = tuple[int, int]
@@ -91,4 +91,16 @@ def _attention(query: torch.Tensor, key: torch.Tensor, causal: bool) -> int:
 
 
 def _bytes(values: Any) -> int:
-    return sum(one.numel() * one.itemsize for one in tree_leaves(values) if isinstance(one, torch.Tensor))
+    return sum(one.numel() * one.itemsize for one in tensors_in(values))
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of arguments or results; torch's own `tree_leaves` is slow for the number of them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from tensors_in(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from tensors_in(one)

@@ -5,8 +5,10 @@ import torch
 
 from peftkit import machine
 from peftkit.config import RunConfig
+from peftkit.plan import stand_ins
 from peftkit.plan.judging import Judged
 from peftkit.plan.outline import outline, outline_of, shallow, shallow_depths
+from peftkit.plan.remembered import Remembered
 from peftkit.plan.shapes import known_settings
 from peftkit.plan.step import Batch, Device, trace_step
 
@@ -104,3 +106,23 @@ def test_activations_can_wait_in_main_memory(extra) -> None:
     assert here.moved == 0
     assert inputs <= there.moved < 3 * inputs
     assert there.tops["forward pass"].bytes < here.tops["forward pass"].bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "device"),
+    [
+        ("meta-llama/Llama-3.1-8B", {}, GPU),
+        ("google/gemma-2-2b", {"gradient_checkpointing": True}, Device("cpu", torch.float32)),
+        ("Qwen/Qwen3-8B", EVERY_SECOND, GPU),
+    ],
+)
+def test_a_trace_with_answers_of_before_is_the_same(name, train, device, monkeypatch) -> None:
+    def trace():
+        found = trace_step(small(name, 3), config_of(**train), "causal", Batch(2, 128, 100), device, Judged(4, 96, 8))
+        blocks = [(one.size, one.born, one.died, one.kind, one.phase) for one in found.trace.blocks]
+        return blocks, found.trace.events, found.trace.tops, found.work.of
+
+    monkeypatch.setattr(stand_ins, "_REMEMBERED", Remembered())
+    first, second = trace(), trace()
+    monkeypatch.setattr(stand_ins, "_REMEMBERED", lambda func, args, kwargs: func(*args, **kwargs))
+    assert first == second == trace()
