@@ -249,7 +249,7 @@ def compared(
     measures["error"] = round(forecast / measured.peak - 1, 5)
     if measured.reserved is not None:
         passes = config.train.gradient_accumulation_steps
-        seconds = step_time(found.work, this_machine(), min(passes, 2), passes).middle
+        seconds = step_time(found.work, this_machine(), device.dtype.itemsize, min(passes, 2), passes).middle
         measures |= {"forecast_reserved": found.taken.reserved + workspace, "peak_reserved": measured.reserved}
         measures |= {"forecast_step": seconds, "step_p50": measured.seconds}
     return row.model_copy(update={"measures": measures})

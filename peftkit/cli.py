@@ -310,14 +310,19 @@ def assets_fetch() -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine can do, and what to install if something is missing."""
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure nothing, which saves a few seconds; say what was measured before.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine can do and how fast it is, and what to install if something is missing."""
     from peftkit.doctor import diagnose
     from peftkit.doctor_screen import show
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
-    found = diagnose()
+    found = diagnose(measure=not quick)
     if as_json:
         ui.json(found)
     else:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -31,9 +31,10 @@ _MAX_ERROR = 0.4  # of a quantized product, relative: 4-bit kinds stay below 0.2
 HUB_WORDS = ("HF_HOME", "HF_ENDPOINT")
 
 
-def diagnose() -> dict[str, Any]:
+def diagnose(*, measure: bool = False) -> dict[str, Any]:
     """Return what this machine is and can do, as plain values for JSON; sizes are in bytes.
 
+    With `measure`, its rates are measured in a few seconds and kept for forecasts; else those kept before are told.
     `quantization` was tried out, not looked up. Each of `problems` has `what` and `do`. Nothing that is missing or
     broken raises, and no secret is in what comes back.
     """
@@ -46,6 +47,7 @@ def diagnose() -> dict[str, Any]:
             "packages": _packages(),
             "torch": torch,
             "quantization": _quantization(torch),
+            "rates": _rates(torch, measure),
             "memory": _memory(),
             "disk": _disk(),
             "cache": _cache(),
@@ -190,6 +192,19 @@ def _try(kind: str, device: str, dtype_name: str) -> str | None:
         if not error < _MAX_ERROR:  # also if it is not a number
             return f"its {what} is off by {error:.0%}"
     return None
+
+
+def _rates(torch: Mapping[str, Any], measure: bool) -> dict[str, Any] | None:
+    """Return how fast this machine multiplies and copies, in operations and bytes a second; None where not measured."""
+    if torch["error"]:
+        return None
+    from peftkit.plan.rates import kept_rates, measure_and_keep
+
+    try:
+        rates = measure_and_keep() if measure else kept_rates()
+    except RuntimeError:  # no memory left to measure with: `_gpu` says so
+        return None
+    return None if rates is None else asdict(rates)
 
 
 def _memory() -> dict[str, int | None]:

@@ -18,6 +18,7 @@ def show(ui: UI, found: Mapping[str, Any]) -> None:
     _show_software(ui, found)
     _show_computing(ui, found["torch"])
     _show_quantization(ui, found)
+    _show_rates(ui, found)
     _show_places(ui, found)
     ui.stage("Verdict")
     ui.say(f"fits: {found['fits']}")
@@ -68,6 +69,32 @@ def _show_quantization(ui: UI, found: Mapping[str, Any]) -> None:
     ui.stage("Quantization, tried out")
     rows = [(_mark(not reason), kind, reason or "works") for kind, reason in found["quantization"].items()]
     ui.table(("", "model.quantization", "forward and backward of a small layer"), rows)
+
+
+def _show_rates(ui: UI, found: Mapping[str, Any]) -> None:
+    rates, torch = found["rates"], found["torch"]
+    if torch["error"]:
+        return
+    ui.stage("Speed, measured and kept for forecasts")
+    if rates is None:
+        ui.say("not measured; `peftkit doctor` without --quick does it in a few seconds")
+        return
+    half = "float16" if torch["dtype"] == "float16" else "bfloat16"
+    rows = [
+        (f"products in {half}", _per_second(rates["half"], "FLOP")),
+        ("products in float32", _per_second(rates["single"], "FLOP")),
+        ("copies in its memory", _per_second(rates["copy"], "B")),
+    ]
+    if rates["link"] is not None:
+        rows.append(("copies from main memory", _per_second(rates["link"], "B")))
+    if rates["context"] is not None:
+        rows.append(("GPU memory that CUDA keeps", size(rates["context"])))
+    ui.table((f"of layers on {torch['device']}", ">measured"), rows)
+
+
+def _per_second(rate: float, what: str) -> str:
+    unit, prefix = (1e12, "T") if rate >= 1e12 else (1e9, "G")
+    return f"{rate / unit:.3g} {prefix}{what}/s"
 
 
 def _show_places(ui: UI, found: Mapping[str, Any]) -> None:

@@ -52,6 +52,20 @@ def accelerator() -> tuple[str | None, int]:
     return properties.name, properties.total_memory
 
 
+def free_cuda() -> int:
+    """Return the bytes of the first CUDA device that this process can have: what is free, and what it holds already."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(0)[0]) + int(torch.cuda.memory_reserved(0))
+
+
+def key() -> str:
+    """Return what tells machines apart whose speed was measured: processor and cores, or GPU, and torch's version."""
+    found = describe()
+    where = found["gpu"] or f"{found['cpu']}, {found['cores']} cores"
+    return f"{where}, torch {versions().get('torch')}"
+
+
 def device() -> str:
     """Return the device that a run uses: `cuda` where there is one, else `cpu`."""
     return "cuda" if accelerator()[0] else "cpu"

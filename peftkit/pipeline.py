@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from peftkit.data.prepare import Prepared
-    from peftkit.plan.forecast import Forecast
+    from peftkit.plan.forecast import Subject
     from peftkit.resuming import Begun
     from peftkit.train.callbacks import MetricsCallback
     from peftkit.train.shared import SharedTrainer
@@ -188,6 +188,7 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.went_on_after: int | None = None
         self.earlier_seconds = 0.0
+        self.forecast_of: Subject | None = None
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
@@ -221,7 +222,7 @@ class _Run:
         with nullcontext() if self.resumed else self.folder.given_back_on_failure():
             with self.stage("data", "1/6 Data"):
                 self.config, base, data = prepare(self.resolved, self.ui)
-                forecast = None if self.resumed else self.forecast(base, data)
+                self.forecast(base, data)
             with self.stage("model", "2/6 Model"):
                 loaded = load_model(base.source, self.config, base.family)
                 model = self.attach(loaded, base, data)
@@ -259,7 +260,7 @@ class _Run:
             trained=trained,
             parameters=parameters,
             converted=converted,
-            forecast=forecast,
+            forecast=self.beside_forecast(trained),
         )
         write_json(self.folder.summary, summary)
         return summary
@@ -268,17 +269,30 @@ class _Run:
         went_on = {"went_on_after_step": self.went_on_after} if self.resumed else {}
         return RunTime(self.started, self.seconds, self.earlier_seconds, went_on)
 
-    def forecast(self, base: FoundModel, data: Prepared) -> Forecast | None:
-        """Forecast the run, and refuse it before its weights are fetched if it surely does not fit."""
+    def forecast(self, base: FoundModel, data: Prepared) -> None:
+        """Forecast the run, and refuse it before its weights are fetched if it surely does not fit.
+
+        A run that goes on keeps the forecast that it was started with.
+        """
         from peftkit.plan.before import forecast_run, require_fit
 
+        if self.resumed and self.folder.forecast.is_file():
+            return
         found = forecast_run(self.config, base, data, self.ui)
         if found is None:
-            return None
-        subject, forecast = found
+            return
+        self.forecast_of, forecast = found
         write_json(self.folder.forecast, forecast.as_json())
-        require_fit(subject, forecast, self.force)
-        return forecast
+        require_fit(self.forecast_of, forecast, self.force)
+
+    def beside_forecast(self, trained: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what the summary says of the forecast; None where there was none."""
+        from peftkit.plan.before import beside_measured
+
+        if not self.folder.forecast.is_file():
+            return None
+        subject = None if self.resumed else self.forecast_of  # what is measured in parts says nothing of one machine
+        return beside_measured(read_json(self.folder.forecast), subject, trained["seconds_per_step"])
 
     def attach(self, loaded: PreTrainedModel, base: FoundModel, data: Prepared) -> PeftModel:
         """Attach the adapter; some starts of it look at training rows."""
@@ -363,6 +377,7 @@ class _Run:
             "epochs": round(epochs, 4),
             "final_loss": last["loss"],
             "seconds": last["seconds"],
+            "seconds_per_step": watch.seconds_per_step(begun.saving.seconds),
             "tokens": last["tokens"],
             "trained_tokens": round(trained_tokens * epochs),
             "tokens_per_second": round(last["tokens"] / last["seconds"], 1),

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftkit import machine
 from peftkit.config import RunConfig
-
-if TYPE_CHECKING:
-    from peftkit.plan.forecast import Forecast
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ def make_summary(
     trained: Mapping[str, Any],
     parameters: tuple[int, int],
     converted: Mapping[str, float] | None,
-    forecast: Forecast | None,
+    forecast: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the content of `summary.json` for a run that ends now.
 
@@ -57,10 +54,8 @@ def make_summary(
         trained: What the training said of itself.
         parameters: How many are trained, and how many there are in all.
         converted: Rank and error of the LoRA that the adapter was turned into, if it was.
-        forecast: What was forecast at the start, if anything.
+        forecast: What was forecast at the start beside what was measured, if anything was.
     """
-    from peftkit.plan.before import beside_measured
-
     cuda = machine.peak_cuda()
     finished = datetime.now(UTC)
     return {
@@ -83,7 +78,7 @@ def make_summary(
             "peak_cuda_allocated": cuda[0] if cuda else None,
             "peak_cuda_reserved": cuda[1] if cuda else None,
         },
-        "forecast": beside_measured(forecast, trained),
+        "forecast": None if forecast is None else dict(forecast),
         "tokens_per_second": trained["tokens_per_second"],
         "tokens": {"train": trained["tokens"], "trained": trained["trained_tokens"]},
         "train": {name: trained[name] for name in ("steps", "epochs", "final_loss", "seconds", "saving_seconds")},

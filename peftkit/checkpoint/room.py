@@ -20,6 +20,13 @@ _UNKNOWN_STATE = 8  # bytes per trained parameter of an optimizer that is not in
 _SMALL = 4096  # values below which optimizers of 8 bits hold a tensor's state in 32
 
 
+def checkpoints_size(trained: int, train: TrainConfig) -> int:
+    """Return about how many bytes the checkpoints that are kept, and one more, come to, by the trained parameters."""
+    optimizer = find_optimizer(train.optim)
+    one = _REST + trained * (4 + 4 + (optimizer.state_bytes if optimizer else _UNKNOWN_STATE))
+    return round(one * (train.save_total_limit + 1))
+
+
 def checkpoint_size(model: PeftModel, train: TrainConfig) -> int:
     """Return how many bytes a checkpoint will have: the adapter as it is used, as it is trained, and the optimizer."""
     optimizer = find_optimizer(train.optim)

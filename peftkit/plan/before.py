@@ -54,21 +54,22 @@ def require_fit(subject: Subject, found: Forecast, force: bool) -> None:
     raise DoesNotFitError(f"{verdict(found)}; {change}, or start it anyway with --force")
 
 
-def beside_measured(found: Forecast | None, trained: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Keep what the training took for later forecasts; return what `summary.json` says of the forecast.
+def beside_measured(forecast: Mapping[str, Any], subject: Subject | None, measured: float) -> dict[str, Any]:
+    """Return what `summary.json` says of the forecast; keep what a step took for later ones.
 
     Args:
-        found: The forecast, if there was one.
-        trained: `steps` and `seconds` of the training.
+        forecast: Content of `forecast.json`.
+        subject: What it is about; None where it was made for an earlier start of the run, perhaps on another machine.
+        measured: Seconds of an optimizer step.
     """
-    if found is None:
-        return None
-    measured = trained["seconds"] / max(1, trained["steps"])
-    note(found.card.name, found.uncalibrated, measured)
+    step, total = forecast["time"]["seconds_per_step"], forecast["time"]["total"]
+    if subject is not None:
+        note(subject.kind, forecast["time"]["uncalibrated_seconds_per_step"], measured)
     return {
-        "memory": found.memory.total,
-        "allocated": found.memory.allocated,
-        "seconds_per_step": float(f"{found.step.middle:.4g}"),
+        "memory": forecast["memory"]["total"],
+        "allocated": forecast["memory"]["allocated"],
+        "seconds_per_step": step["middle"],
+        "seconds_per_step_range": [step["low"], step["high"]],
         "measured_seconds_per_step": float(f"{measured:.4g}"),
-        "total_seconds": None if found.total is None else float(f"{found.total.middle:.4g}"),
+        "total_seconds": None if total is None else total["middle"],
     }

@@ -43,6 +43,12 @@ class Subject:
     family: Family
     load: Workload
 
+    @property
+    def kind(self) -> str:
+        """What runs have in common whose forecasts of time are off by about the same."""
+        model = self.config.model
+        return f"{self.settings.model_type} {self.family} {model.quantization} {model.dtype}"
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -107,6 +113,7 @@ class Forecast:
                 "tokens_per_second": round(self.tokens_per_step / self.step.middle, 1),
                 "flops_per_step": self.flops,
                 "seconds_per_step": _range(self.step),
+                "uncalibrated_seconds_per_step": float(f"{self.uncalibrated:.4g}"),
                 "total": None if self.total is None else _range(self.total),
             },
             "parameters": {"trained": self.trainable, "frozen": self.frozen},
@@ -163,7 +170,8 @@ def read(subject: Subject, traced: Outline, card: Card, calibration: Calibration
     config, load = subject.config, subject.load
     asked = config.train.gradient_accumulation_steps
     passes = min(asked, 2)
-    worst = step_time(traced.work, card, passes, asked)
+    itemsize = device_of(config, card).dtype.itemsize
+    worst = step_time(traced.work, card, itemsize, passes, asked)
     # Rows of like length stand together, so a step has hardly more than its rows' tokens.
     batch = load.batch(config)
     share = min(1.0, load.tokens_per_step(config) / (batch.rows * batch.length * asked))
@@ -177,7 +185,7 @@ def read(subject: Subject, traced: Outline, card: Card, calibration: Calibration
         judged = load.judged(config)
         batches = -(-(load.held_out if load.held_out is not None else config.evaluate.max_rows) // max(1, judged.rows))
         written = 1 if config.task.kind in ("chat", "completion") else judged.written
-        judging = judging_time(traced.work, card, written).times(2 * batches if judged.rows else 0)
+        judging = judging_time(traced.work, card, itemsize, written).times(2 * batches if judged.rows else 0)
         total = Range(*(a * steps + b for a, b in zip(_each(step), _each(judging), strict=True)))
     return Forecast(
         card=card,

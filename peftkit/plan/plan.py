@@ -107,7 +107,8 @@ def forecasts_of(subject: Subject, cards: Sequence[Card]) -> list[Forecast]:
         device = device_of(subject.config, card)
         if device not in traces:
             traces[device] = trace(subject, card)
-        found.append(read(subject, traces[device], card, calibration_of(card.name)))
+        calibration = calibration_of(subject.kind) if card.here else None
+        found.append(read(subject, traces[device], card, calibration))
     return found
 
 

@@ -50,12 +50,13 @@ class Range:
         return Range(self.low * factor, self.middle * factor, self.high * factor)
 
 
-def step_time(work: Work, card: Card, passes: int, asked: int) -> Range:
+def step_time(work: Work, card: Card, itemsize: int, passes: int, asked: int) -> Range:
     """Return the seconds of an optimizer step.
 
     Args:
         work: What a traced step computes.
         card: Where.
+        itemsize: Bytes of the numbers that matrices are multiplied in.
         passes: Forward passes that were traced.
         asked: Forward passes of an optimizer step.
     """
@@ -63,28 +64,30 @@ def step_time(work: Work, card: Card, passes: int, asked: int) -> Range:
     often = [name for name in work.of if name not in rare and not name.startswith(EVALUATION)]
     shares = GPU_SHARES if card.kind == "cuda" else CPU_SHARES
     found = {
-        name: _seconds(work, often, card, share) * asked / passes + _seconds(work, rare, card, share)
+        name: _seconds(work, often, card, itemsize, share) * asked / passes
+        + _seconds(work, rare, card, itemsize, share)
         for name, share in shares.items()
     }
     return Range(**found)
 
 
-def judging_time(work: Work, card: Card, written: int) -> Range:
+def judging_time(work: Work, card: Card, itemsize: int, written: int) -> Range:
     """Return the seconds that judging one batch of held-out rows takes, writing so many tokens."""
     shares = GPU_SHARES if card.kind == "cuda" else CPU_SHARES
     reading = [name for name in work.of if name == EVALUATION]
     writing = [name for name in work.of if name.startswith(f"{EVALUATION},")]
     return Range(
         **{
-            name: _seconds(work, reading, card, share) + written * _seconds(work, writing, card, share)
+            name: _seconds(work, reading, card, itemsize, share)
+            + written * _seconds(work, writing, card, itemsize, share)
             for name, share in shares.items()
         }
     )
 
 
-def _seconds(work: Work, phases: Iterable[str], card: Card, shares: Shares) -> float:
+def _seconds(work: Work, phases: Iterable[str], card: Card, itemsize: int, shares: Shares) -> float:
     """Add up operations; the card waits for the processor where this is the slower one."""
-    rate, traffic = card.tflops * 1e12 * shares.arithmetic, card.bandwidth * shares.traffic
+    rate, traffic = card.flops(itemsize) * shares.arithmetic, card.bandwidth * shares.traffic
     costs = [item for phase in phases for item in work.of.get(phase, {}).items()]
     busy = sum(times * max(flops / rate, size / traffic) for (flops, size), times in costs)
     launches = shares.launch * sum(times for _, times in costs)

@@ -37,6 +37,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self.on_step = on_step
         self.warn = warn
         self.last: Metrics = {}
+        self._first: Metrics = {}
         self._started = 0.0
         self._earlier = 0.0
         self._before = (0.0, 0)
@@ -101,8 +102,19 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             self.warn(f"the loss jumped to {line['loss']:.3g} at step {line['step']}; it was {self._spikes.usual:.3g}")
         unusable = [name for name in ("loss", "grad_norm") if not math.isfinite(line[name])]
         self._write({**line, **{name: str(line[name]) for name in unusable}})
+        self._first = self._first or line
         self.last = {**line, **{name: self.last.get(name, 0.0) for name in unusable}}
         self.on_step(line, state.max_steps)
+
+    def seconds_per_step(self, saving: float) -> float:
+        """Return how long a step took, on average of those after the first line: libraries warm up before it.
+
+        Args:
+            saving: Seconds in which checkpoints were written, which is no part of a step.
+        """
+        first = self._first if self._first["step"] < self.last["step"] else {"step": 0, "seconds": 0.0}
+        seconds = float(self.last["seconds"] - first["seconds"] - saving)
+        return max(0.0, seconds) / max(1, int(self.last["step"] - first["step"]))
 
     def _write(self, line: Metrics) -> None:
         """Add a line to the file; where the disk is full, keep it until there is room."""

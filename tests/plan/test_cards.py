@@ -40,6 +40,6 @@ def test_the_table_is_plausible() -> None:
     assert len({card.name for card in CARDS}) == len(CARDS)
     for card in CARDS:
         assert find_card(card.name) is card
-        assert 8 * GIB < card.memory < 150 * GIB
+        assert 7 * GIB < card.memory < 150 * GIB
         assert 20 < card.tflops < 1000
         assert 2.5e11 < card.bandwidth < 5e12

@@ -7,7 +7,7 @@ import pytest
 
 from peftkit import machine
 from peftkit.errors import ConfigError, DoesNotFitError, NotModelledError, OutputError
-from peftkit.plan import before, plan
+from peftkit.plan import before, calibration, plan
 from peftkit.plan.advice import Adviser
 from peftkit.plan.cards import Card, find_card
 from peftkit.plan.changes import changed
@@ -49,7 +49,7 @@ def cards(monkeypatch):
 
     def find(word):
         return (
-            Card(f"{word} MiB", int(word) * MIB, 100, 1e12, context=0, workspace=0)
+            Card(f"{word} MiB", int(word) * MIB, 100, 50, 1e12, context=0, workspace=0)
             if word.isdigit()
             else find_card(word)
         )
@@ -192,8 +192,32 @@ def test_a_run_keeps_its_forecast_beside_what_it_took(small, tmp_path) -> None:
     said = done.summary["forecast"]
     assert said["memory"] == kept["memory"]["total"]
     assert said["measured_seconds_per_step"] > 0
+    time = kept["time"]["seconds_per_step"]
+    assert said["seconds_per_step_range"] == [time["low"], time["high"]]
     assert kept["time"]["steps"] == 4
     assert "forecast at its start" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_that_goes_on_keeps_the_forecast_of_its_start(small, tmp_path, monkeypatch) -> None:
+    from peftkit import pipeline
+    from peftkit.stopping import Stopped
+
+    def measured():
+        return calibration._file().read_text() if calibration._file().is_file() else ""
+
+    monkeypatch.setattr(calibration, "_file", lambda: tmp_path / "steps.jsonl")
+    words = [*small, "train.save_steps=1"]
+    with pytest.raises(Stopped):
+        pipeline.run("sentiment", words=words, out=tmp_path / "run", time_limit=1e-3)
+    file = tmp_path / "run" / "forecast.json"
+    begun = json.loads(file.read_text())
+    begun["memory"]["total"] = 12345  # as another machine may have had it
+    file.write_text(json.dumps(begun))
+    done = pipeline.resume(tmp_path / "run")
+    assert json.loads(file.read_text()) == begun
+    assert done.summary["forecast"]["memory"] == 12345
+    assert "forecast at its start" in (tmp_path / "run" / "report.html").read_text()
+    assert measured() == ""
 
 
 def test_a_run_that_cannot_fit_stops_before_its_weights_are_read(small, tmp_path, monkeypatch) -> None:
@@ -204,7 +228,7 @@ def test_a_run_that_cannot_fit_stops_before_its_weights_are_read(small, tmp_path
         raise AssertionError("the weights were read")
 
     monkeypatch.setattr(load, "load_model", never)
-    card = Card("a small card", 100 * MIB, 10, 1e11)
+    card = Card("a small card", 100 * MIB, 10, 5, 1e11)
     monkeypatch.setattr(before, "this_machine", lambda: card)
     with pytest.raises(DoesNotFitError, match=r"a small card: does not fit.*--force"):
         pipeline.run("sentiment", words=small, out=tmp_path / "run")
