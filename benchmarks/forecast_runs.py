@@ -55,7 +55,7 @@ def main() -> None:
                 print(json.dumps(rows[-1]), flush=True)
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/forecast_runs.py",
+        "command": " ".join(("python benchmarks/forecast_runs.py", *sys.argv[1:])),
         "machine": machine.describe(),
         "versions": machine.versions(),
         "steps": options.steps,
