@@ -62,15 +62,18 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except PeftkitError as error:
+        from peftkit.ui import UI
+
         if _debug:
-            import traceback
-
-            traceback.print_exc()
+            UI().traceback(error)
         else:
-            from peftkit.ui import UI
-
             UI().error(str(error))
         sys.exit(error.exit_code)
+    except Exception as bug:
+        from peftkit.ui import UI
+
+        UI().traceback(bug)
+        sys.exit(1)
     except SystemExit as left:
         if left.code == INTERRUPTED:
             sys.stderr.write("\ninterrupted\n")

@@ -60,7 +60,7 @@ def evaluate_run(
         raise ConfigError(f"--split {split} is not one of test, validation")
     run = RunFolder.open(folder)
     values = {"evaluate": {"max_rows": max_rows}} if max_rows else None
-    resolved = resolve(str(run.config), values=values)
+    resolved = resolve(str(run.config), values=values, own_run=True)
     machine.quiet_libraries()
     trained = open_adapter(run.adapter, ui.note)
     config = resolved.config

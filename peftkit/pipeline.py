@@ -16,12 +16,12 @@ from peftkit.checkpoint.lock import alone_with
 from peftkit.errors import ConfigError
 from peftkit.record import write_passport_and_card, write_predictions
 from peftkit.resolve import Resolved, resolve
-from peftkit.rundir import RunFolder, read_json, write_json, write_lines, write_text
+from peftkit.rundir import RunFolder, read_json, write_json, write_lines
 from peftkit.stages import FoundModel, compare_answers, judge_rows, prepare, require_metrics
 from peftkit.stopping import Stop, Stopped
 from peftkit.summary import RunTime, make_summary
 from peftkit.ui import UI, percent
-from peftkit.yaml_file import to_yaml
+from peftkit.yaml_file import write_yaml
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -90,7 +90,7 @@ def run(
             return _go_on(resolved, Path(out or ""), ui, stop)
         started = datetime.now(UTC)
         folder = RunFolder.create(Path(out) if out else None, resolved.recipe.name, started.astimezone())
-        write_text(folder.config, to_yaml(resolved.config))
+        write_yaml(folder.config, resolved.config)
         screen.show_start(ui, resolved, folder.path)
         machine.quiet_libraries()
         return _Run(resolved, folder, ui, started, stop, force=force).go()
@@ -115,7 +115,7 @@ def resume(
     stop = Stop(time_limit)
     with stop.listening():
         run_folder = RunFolder.open(Path(folder))
-        return _go_on(resolve(str(run_folder.config), words=words), run_folder.path, ui, stop)
+        return _go_on(resolve(str(run_folder.config), words=words, own_run=True), run_folder.path, ui, stop)
 
 
 def _go_on(resolved: Resolved, path: Path, ui: UI, stop: Stop) -> RunResult:
@@ -336,7 +336,7 @@ class _Run:
 
     def write_down(self, data: Prepared) -> None:
         """Write the configuration with what was found in the data, the data check, and the rows that were rejected."""
-        write_text(self.folder.config, to_yaml(self.config))
+        write_yaml(self.folder.config, self.config)
         write_json(self.folder.data, data.report)
         if data.rejected:
             write_lines(

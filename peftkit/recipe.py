@@ -91,13 +91,18 @@ class Listing:
     broken: Mapping[str, str] = field(default_factory=dict)
 
 
+def is_recipe_file(name: str) -> bool:
+    """Return whether a recipe is named by the path of a file, which is code that is then run."""
+    return name.endswith(".py") or "/" in name
+
+
 def load_recipe(name: str) -> Recipe:
     """Return the recipe of that name, or the one that the file at that path defines.
 
     Raises:
         ConfigError: There is no such recipe or file, or it is broken.
     """
-    if name.endswith(".py") or "/" in name:
+    if is_recipe_file(name):
         return _from_file(Path(name))
     found = {point.name: point for point in _entry_points()}
     if name not in found:
@@ -113,7 +118,7 @@ def load_installed_recipe(name: str) -> Recipe:
     Raises:
         ConfigError: There is no such recipe, or it is given by its path.
     """
-    if name.endswith(".py") or "/" in name:
+    if is_recipe_file(name):
         raise ConfigError(f"the adapter was trained with the recipe file '{name}', which is not run for an adapter")
     return load_recipe(name)
 

@@ -23,7 +23,8 @@ from peftkit.config import GROUPS, AdapterConfig, ModelConfig, RunConfig, TaskCo
 from peftkit.data.encode import placeholders
 from peftkit.data.sources import redact_source
 from peftkit.errors import ConfigError
-from peftkit.recipe import Recipe, load_recipe
+from peftkit.recipe import Recipe, is_recipe_file, load_recipe
+from peftkit.tokens import masked, require_writable
 from peftkit.train.checks import check_training
 from peftkit.yaml_file import load_yaml
 
@@ -47,6 +48,7 @@ def resolve(
     file: Path | None = None,
     preset: str | None = None,
     values: Mapping[str, Any] | None = None,
+    own_run: bool = False,
 ) -> Resolved:
     """Build the configuration of a run.
 
@@ -56,6 +58,8 @@ def resolve(
         file: YAML file with nested keys.
         preset: Name of one of the recipe's presets.
         values: Nested values from Python; they win over all others.
+        own_run: The configuration file is that of a run of the user's own, which may name a recipe file. Any other one
+            may come from anybody, and no file chooses code that is run.
 
     Raises:
         ConfigError: A key is unknown, a value has the wrong type or does not fit the recipe, or a file cannot be read.
@@ -70,6 +74,11 @@ def resolve(
     for name, value in named.items():
         if not isinstance(value, str | None):
             raise ConfigError(f"{name}: {value!r} is not usable: a name is expected ({file})")
+    if not recipe and not own_run and is_recipe_file(named["recipe"] or ""):
+        raise ConfigError(
+            f"'{file}' names the recipe file '{named['recipe']}', and a configuration file cannot choose code that is "
+            f"run; if you trust it, name it yourself: {named['recipe']} --config {file}"
+        )
     recipe = recipe or named["recipe"] or ""
     if not recipe:
         if file is None:
@@ -95,7 +104,7 @@ def resolve(
             flat[key] = value
             origin[key] = source
     config = _validate(recipe, preset, flat, origin)
-    _require_fitting(found, config, origin)
+    _require_fitting(found, config, flat, origin)
     start = _validate(recipe, preset, layers[0][1] | layers[1][1], {})
     was, now = flat_values(start), flat_values(config)
     changed = {
@@ -142,7 +151,12 @@ def _undeclared(text: str) -> Any:
 
 
 def _flatten(nested: Mapping[str, Any]) -> Flat:
-    return dict(_walk(nested, ""))
+    flat: Flat = {}
+    for key, value in _walk(nested, ""):
+        if key in flat:
+            raise ConfigError(f"key '{key}' is given twice, once with a dot; leave one out")
+        flat[key] = value
+    return flat
 
 
 def _walk(nested: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -247,7 +261,7 @@ def _sentence(error: ValidationError, origin: Mapping[str, str]) -> str:
         return f"{message} ({', '.join(sources) or 'recipe'})"
     key = key if key in origin else ".".join(key.split(".")[:2])
     source = origin.get(key, "recipe")
-    value = repr(first["input"])
+    value = masked(repr(first["input"]))  # before it is cut: half a token is not known for one
     kinds = [one["type"].split("_")[0] for one in error.errors() if one["loc"][:3] == first["loc"][:3]]
     value = value if len(value) <= _MAX_SHOWN else f"{value[: _MAX_SHOWN - 3]}..."
     if first["type"] == "literal_error":
@@ -276,7 +290,7 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _require_fitting(recipe: Recipe, config: RunConfig, origin: Mapping[str, str]) -> None:
+def _require_fitting(recipe: Recipe, config: RunConfig, given: Flat, origin: Mapping[str, str]) -> None:
     """Refuse what the recipe or another library knows to be wrong, before anything is read or written."""
     columns = ", ".join(recipe.columns)
     if (needed := _COLUMN_OF_KIND.get(config.task.kind)) and needed not in recipe.columns:
@@ -303,6 +317,8 @@ def _require_fitting(recipe: Recipe, config: RunConfig, origin: Mapping[str, str
                 f"{key}: the password would be written into the run's files; put the URL into an environment variable "
                 f"and write sql:$NAME#query ({origin.get(key, 'recipe')})"
             )
+    for key, value in given.items():
+        require_writable(key, value, origin.get(key, "recipe"))
     for group in (config.model, config.adapter, config.train):
         _require_free(group, origin)
     defaults = TrainConfig.model_fields

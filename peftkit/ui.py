@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from rich.text import Text
 
 _PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal
 _PLAIN_WIDTH = 160
+_LONGEST = 2000  # characters of a message
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
 
 
@@ -69,11 +71,15 @@ class UI:
 
     def warn(self, text: str) -> None:
         """Say a line that must be seen even by those who asked for quiet."""
-        _print(self._err, Text(f"warning: {_shown(text)}", style="yellow"))
+        _print(self._err, Text(f"warning: {_shown(_masked(text))}", style="yellow"))
 
     def error(self, text: str) -> None:
         """Say why the command ends."""
-        _print(self._err, Text.assemble(("error: ", "bold red"), _shown(text)))
+        _print(self._err, Text.assemble(("error: ", "bold red"), _shown(_cut(_masked(text)))))
+
+    def traceback(self, error: BaseException) -> None:
+        """Write where an error came from, for those who mend it."""
+        self._err.print(Text(_masked("".join(traceback.format_exception(error)))), end="", soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
         """Show a table; columns whose name starts with `>` are set to the right."""
@@ -183,6 +189,18 @@ def _console(*, stderr: bool) -> Console:
 def _shown(text: str) -> str:
     """Write control characters as escapes: a row of someone's data must not command the terminal."""
     return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def _cut(text: str) -> str:
+    """Leave out the middle of a message that repeats something endless from a file or a command line."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+def _masked(text: str) -> str:
+    """Take tokens and passwords out of what is said when something went wrong: it is pasted where others read it."""
+    from peftkit.tokens import masked
+
+    return masked(text)
 
 
 def _print(console: Console, text: Text) -> None:

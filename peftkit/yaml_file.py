@@ -5,16 +5,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pydantic import BaseModel
 
 from peftkit.config import GROUPS, RunConfig
 from peftkit.errors import ConfigError
+from peftkit.rundir import write_text
 
-MAX_FILE_BYTES = 1_000_000
+MAX_FILE_BYTES = 2**16
+"""Bytes of the largest file: nine times one with every key and its help text, and still read in less than a second."""
+_MAX_SHOWN = 200
+MAX_DEPTH = 40
+"""Levels of the deepest value; `group.name` and a JSON schema inside it need about ten."""
 
 
 def to_yaml(config: RunConfig, *, comments: bool = False) -> str:
@@ -32,6 +38,21 @@ def to_yaml(config: RunConfig, *, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_yaml(path: Path, config: RunConfig) -> None:
+    """Write a configuration as `load_yaml` can read it again.
+
+    Raises:
+        ConfigError: It is too large for that.
+    """
+    text = to_yaml(config)
+    if len(text.encode()) > MAX_FILE_BYTES:
+        raise ConfigError(
+            f"the settings take more than {MAX_FILE_BYTES:,} bytes, so '{path}' could not be read again; give files by "
+            "a folder or a glob, and shorten the longest texts"
+        )
+    write_text(path, text)
+
+
 def _scalar(value: Any) -> str:
     """Write a value as JSON, which YAML reads the same, but for characters that YAML takes for line ends or refuses."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
@@ -41,29 +62,41 @@ _UNSAFE = re.compile("[\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, without aliases (which can grow without bound) and without repeated keys.
+    """PyYAML's safe loader, without aliases (which can grow without bound), tags, repeated keys and deep nesting.
 
     Plain words are read as YAML 1.2 does: 1.1 takes `no` and `off` for false, `0123` for 83, `2026-01-01` for a date
-    and `2e-4` for text.
+    and `2e-4` for text. Keys are texts as they are spelled: `1: positive` names the label 1.
     """
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - the class's own, in place of the one it would inherit
+    _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.events.AliasEvent):
+            _refuse("aliases are not allowed", event)
+        if event.tag is not None:
+            _refuse(f"tags such as {event.tag[:60]!r} are not allowed", event)
+        if self._depth == MAX_DEPTH:
+            _refuse("it is nested too deeply", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be one word", key.start_mark)
+                _refuse("a key must be one word", key)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+                _refuse(f"key '{key.value[:60]}' stands twice", key)
+            seen[key.value] = self.construct_object(value, deep=True)  # type: ignore[no-untyped-call]
+        return seen
+
+
+def _refuse(what: str, place: Any) -> NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, what, place.start_mark)
 
 
 for _tag, _pattern, _first in (
@@ -86,10 +119,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is absent, too large, not UTF-8, not YAML, or holds no keys.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"'{path}' is {'a folder' if path.is_dir() else 'no regular file'}; give a YAML file")
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
             raise ConfigError(f"'{path}' is larger than {MAX_FILE_BYTES:,} bytes; it is not a configuration file")
-        text = path.read_text(encoding="utf-8-sig")
-        loaded = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+        loaded = yaml.load(content.decode("utf-8-sig"), Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
     except FileNotFoundError as error:
         raise ConfigError(f"there is no configuration file '{path}'{_near_file(path)}") from error
     except OSError as error:
@@ -98,7 +134,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"the configuration file '{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"the configuration file '{path}' is not valid YAML: {_where(error)}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(
@@ -114,8 +150,6 @@ def _near_file(path: Path) -> str:
 
 
 def _where(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error).splitlines()[0]
+        return f"line {error.problem_mark.line + 1}: {str(error.problem)[:_MAX_SHOWN]}"
+    return str(error).splitlines()[0][:_MAX_SHOWN]

@@ -7,14 +7,9 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from peftkit.data.personal import kinds_in
+from peftkit.data.personal import TOKENS, kinds_in
 
-KINDS = frozenset(
-    {
-        *("AWS key", "GitHub token", "Slack token", "API key", "JSON web token", "private key", "mail address"),
-        *("card number", "IBAN"),
-    }
-)
+KINDS = TOKENS | {"mail address", "card number", "IBAN"}
 """Of all kinds of personal data those that no text of an adapter needs. Numbers of versions pass for IP addresses and
 telephones too often."""
 HOME = "folder of a person"
