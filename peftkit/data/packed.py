@@ -13,6 +13,9 @@ from peftkit.errors import DataError
 
 MAX_UNPACKED_BYTES = 8 * 2**30
 """Largest content of a compressed file: a few kilobytes can unpack to terabytes."""
+MAX_RATIO = 200
+"""Bytes for each compressed byte, in content above `FREE_BYTES`: texts have 3 to 50, what was made to harm 1,000."""
+FREE_BYTES = 10**8
 
 _CHUNK_BYTES = 1 << 20
 
@@ -51,13 +54,16 @@ def read_chunks(source: Input, path: Path) -> Iterator[bytes]:
 def _unpacked(source: Input, path: Path, kind: str, unpack: Callable[[Path], Any]) -> Iterator[bytes]:
     total = 0
     try:
-        if not path.stat().st_size:  # pyarrow takes it for a stream without content
+        packed = path.stat().st_size
+        if not packed:  # pyarrow takes it for a stream without content
             raise EOFError("it is empty")
         with unpack(path) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 total += len(chunk)
                 if total > MAX_UNPACKED_BYTES:
                     source.refuse(f"unpacks to more than {MAX_UNPACKED_BYTES:,} bytes", "split it into smaller files")
+                if total > max(FREE_BYTES, packed * MAX_RATIO):
+                    source.refuse(f"unpacks to more than {MAX_RATIO} times its size", "unpack it, if it can be trusted")
                 yield chunk
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -17,7 +17,13 @@ _BINARY = {
     b"(\xb5/\xfd": "a Zstandard file (name it .zst)",
     b"PAR1": "a Parquet file (name it .parquet)",
     b"ARROW1": "an Arrow file (name it .arrow)",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"%PDF-": "a PDF file",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
+    b"SQLite format 3": "an SQLite database (name it as sql:sqlite:///FILE#QUERY)",
 }
+_TAR = slice(257, 262), b"ustar"  # where a tar archive says that it is one
 
 Line = tuple[int, bytes | None]
 """A 1-based number, and a line with its end, or None for one that is too long."""
@@ -48,6 +54,8 @@ def to_utf8(source: Input, chunks: Iterator[bytes]) -> Iterator[bytes]:
     for magic, kind in _BINARY.items():
         if head.startswith(magic):
             source.refuse(f"is {kind}", "write its rows as .jsonl or .csv")
+    if head[_TAR[0]] == _TAR[1]:
+        source.refuse("is a tar archive", "unpack it, and give the folder or a file of it")
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         source.refuse("is UTF-32 text", "save it as UTF-8")
     if head.startswith(codecs.BOM_UTF8):
