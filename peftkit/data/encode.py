@@ -167,7 +167,7 @@ class Encoder:
         return _Cut(text, encoded.offsets, 0, 0, min(keep, len(encoded.ids)) - 1)
 
     def _messages(self, columns: Mapping[str, str]) -> list[Message]:
-        system = self.task.system_message
+        system = self._written.veil(self.task.system_message)  # it may name labels that were found in the data
         user = {"role": "user", "content": _fill(self.task.prompt, self._written.veil(columns))}
         return [{"role": "system", "content": system}, user] if system else [user]
 

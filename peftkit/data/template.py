@@ -57,7 +57,7 @@ class Template:
         if isinstance(value, str):
             return self._control.sub(lambda found: f"{_OPEN}{self._controls.index(found[0])}{_CLOSE}", value)
         if isinstance(value, Mapping):
-            return {name: self.veil(one) for name, one in value.items()}
+            return {self.veil(name): self.veil(one) for name, one in value.items()}
         return [self.veil(one) for one in value] if isinstance(value, list) else value
 
     def write(self, messages: Sequence[Message], tools: Any = None, *, answer: bool = False) -> str:
