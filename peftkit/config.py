@@ -276,7 +276,7 @@ class TrainConfig(_Group):
         0.0, description="noise on the embeddings while training (arXiv 2310.05914), often 5; 0 adds none"
     )
     optim: Text = Field("adamw", description="optimizer, such as adamw, adamw_8bit, lion, muon, loraplus or sgd")
-    optim_args: dict[str, bool | float] = Field(
+    optim_args: dict[str, bool | Annotated[float, Field(allow_inf_nan=False)]] = Field(
         {}, description="the optimizer's own arguments, such as train.optim_args.momentum=0.9"
     )
     loraplus_lr_ratio: Annotated[float, BeforeValidator(_no_bool), Field(ge=1, allow_inf_nan=False)] = Field(

@@ -24,7 +24,7 @@ from peftkit.data.encode import placeholders
 from peftkit.data.sources import redact_source
 from peftkit.errors import ConfigError
 from peftkit.recipe import Recipe, is_recipe_file, load_recipe
-from peftkit.tokens import masked, require_writable
+from peftkit.tokens import masked, require_characters, require_writable
 from peftkit.train.checks import check_training
 from peftkit.yaml_file import load_yaml
 
@@ -100,6 +100,7 @@ def resolve(
     origin: dict[str, str] = {}
     for source, layer in layers:
         for key, value in layer.items():
+            require_characters(key, value, source)
             _require_known(key, source)
             flat[key] = value
             origin[key] = source

@@ -31,6 +31,14 @@ def masked(text: str) -> str:
     return _PASSWORD.sub(MASK, without_tokens(text, MASK))
 
 
+def require_characters(key: str, value: Any, source: str) -> None:
+    """Refuse half a character in a text of a setting, which no library takes; raises `ConfigError`."""
+    for place, one in _parts(key, value):
+        if _HALF_CHARACTER.search(f"{place}{one}"):
+            shown = _HALF_CHARACTER.sub("?", key)
+            raise ConfigError(f"{shown}: a text holds half a character, which cannot be written ({source}); mend it")
+
+
 def require_writable(key: str, value: Any, source: str) -> None:
     """Refuse a value of a setting that cannot be written into a run's files, or must not be.
 
@@ -40,11 +48,9 @@ def require_writable(key: str, value: Any, source: str) -> None:
         source: Where it was given, such as `command line`.
 
     Raises:
-        ConfigError: It is no value of JSON, a number that is not finite, half a character, or a secret.
+        ConfigError: It is no value of JSON, a number that is not finite, or a secret.
     """
     for place, one in _parts(key, value):
-        if _HALF_CHARACTER.search(f"{place}{one}"):
-            raise ConfigError(f"{key}: a text holds half a character, which cannot be written ({source}); mend it")
         if isinstance(one, float) and not math.isfinite(one):
             raise ConfigError(f"{place}: {one} is not usable: a finite number is expected ({source})")
         if not isinstance(one, str | int | float | None):

@@ -59,6 +59,8 @@ PAYLOADS = {
     "no number": Payload(extra(b".nan"), "a finite number is expected"),
     "infinite": Payload(extra(b"[1, {b: -.inf}]"), "a finite number is expected"),
     "half a character": Payload(extra(b'"\\ud800"'), "half a character"),
+    "half a character of a choice": Payload(b'adapter:\n  method: "\\ud800"', "adapter.method: a text holds half a"),
+    "no number of an argument": Payload(b"train:\n  optim_args: {beta1: .nan}", "train.optim_args.beta1"),
     "key of half a character": Payload(b'model: {chat_template_kwargs: {"\\udc00": 1}}', "half a character"),
     "keys of other types": Payload(extra(b"{1: x, true: y, null: z, 2.5: w}"), LOADS),
     "list as a key": Payload(b"? [train]\n: 1", "a key must be one word"),
