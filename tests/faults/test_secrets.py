@@ -46,7 +46,7 @@ def test_a_run_and_all_that_is_made_of_it(alone, canaries, tmp_path, capfd):
     out = tmp_path / "run"
 
     def say():
-        os.dup2(os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+        sys.stdout = (tmp_path / "said").open("a", buffering=1)
 
     assert in_a_child(["run", "sentiment", *words, "--out", out], lambda: at_step(5, kill)) < 0
     assert found_in(tmp_path) == set()
