@@ -17,6 +17,7 @@ from peftkit.errors import OutputError, PeftkitError
 
 RUNS = Path("runs")
 """Where runs go whose folder was not named."""
+_LEFTOVERS = ".*.tmp-*"  # files that were not finished
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
@@ -52,7 +53,8 @@ class RunFolder:
             folder = path or _make_new(RUNS / f"{recipe}-{now:%Y%m%d-%H%M%S}")
             if folder.is_file():
                 raise OutputError(f"'{folder}' is a file; give a folder that does not exist yet with --out")
-            if folder.is_dir() and any(folder.iterdir()):
+            # A run that was killed before it had written its configuration holds nothing yet.
+            if folder.is_dir() and any(not one.match(_LEFTOVERS) for one in folder.iterdir()):
                 run = (folder / "config.yaml").exists()
                 holds, go_on = ("holds a run", "go on with it by --resume, or ") if run else ("is not empty", "")
                 raise OutputError(
@@ -85,7 +87,7 @@ class RunFolder:
     def take_away_leftovers(self) -> None:
         """Take away files that a killed process was about to finish; call it only while no other one works here."""
         for folder in (self.path, self.adapter, self.checkpoints):
-            for stale in folder.glob(".*.tmp-*"):
+            for stale in folder.glob(_LEFTOVERS):
                 if stale.is_file():
                     stale.unlink()
 

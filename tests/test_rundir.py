@@ -102,6 +102,13 @@ def test_an_empty_folder_is_taken_and_parents_are_made(tmp_path):
     assert made.summary == made.path / "summary.json"
 
 
+def test_what_a_run_left_that_was_killed_at_once_is_nothing(tmp_path):
+    (tmp_path / ".config.yaml.tmp-123").write_text("recipe:")
+    run = RunFolder.create(tmp_path, "sentiment", NOW)
+    run.take_away_leftovers()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("name", "message"), [("config.yaml", "holds a run"), ("thesis.docx", "is not empty")])
 def test_a_folder_that_holds_work_is_refused(tmp_path, name, message):
     (tmp_path / name).write_text("work")
