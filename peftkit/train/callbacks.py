@@ -100,7 +100,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         if self._spikes.look(line["loss"]):
             line["spike"] = True
             self.warn(f"the loss jumped to {line['loss']:.3g} at step {line['step']}; it was {self._spikes.usual:.3g}")
-        unusable = [name for name in ("loss", "grad_norm") if not math.isfinite(line[name])]
+        unusable = [name for name in ("loss", "grad_norm", "learning_rate") if not math.isfinite(line[name])]
         self._write({**line, **{name: str(line[name]) for name in unusable}})
         self._first = self._first or line
         self.last = {**line, **{name: self.last.get(name, 0.0) for name in unusable}}

@@ -1,7 +1,11 @@
-"""No step is taken on a loss or gradient that is not finite: it is stopped before the weights change, and explained."""
+"""No step is taken on a loss or gradient that is not finite: it is stopped before the weights change, and explained.
+
+A step in which nothing is trained is left out.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -67,14 +71,17 @@ class GuardedTrainer(Trainer):  # type: ignore[misc]
         """Stop before a bad step, or leave it out.
 
         Raises:
-            NotFiniteError: Loss or gradients are not finite, and no such step may be left out any more.
+            NotFiniteError: Loss, gradients or learning rate are not finite, and no such step may be left out any more.
         """
         gradients = [one.grad for one in self.model.parameters() if one.grad is not None]
         norm = get_total_norm(gradients)
         # float16's gradients are scaled up: where they overflow, the scaler leaves the step out and lowers its scale.
         scaled = getattr(self.accelerator, "scaler", None) is not None
         finite = self._finite if scaled else self._finite & norm.isfinite()  # type: ignore[operator]
-        if finite is None or bool(finite):
+        rate = self._rate()
+        if (finite is None or bool(finite)) and math.isfinite(rate):
+            if self._items is not None and not self._items > 0:
+                self._leave_out()  # momentum alone would move the weights
             return
         step = self.state.global_step + 1
         rows = [number for batch in self.rows_of_step for number in batch]
@@ -86,16 +93,24 @@ class GuardedTrainer(Trainer):  # type: ignore[misc]
         train = self.config.train
         if train.on_nan == "skip" and self.skipped_steps < train.max_nan_steps:
             self.skipped_steps += 1
-            self.step_is_skipped = True
-            self.accelerator.gradient_state._set_sync_gradients(False)  # accelerate's optimizer then takes no step
+            self._leave_out()
             return
-        losses = {"loss": float(self._tr_loss), "grad_norm": float(norm), "learning_rate": self._get_learning_rate()}
+        losses = {"loss": float(self._tr_loss), "grad_norm": float(norm), "learning_rate": rate}
         self.log({**losses, "step": step})
         skipped = f" ({self.skipped_steps} steps were left out before)" if self.skipped_steps else ""
         raise NotFiniteError(
             f"{said}{skipped}; the weights are those before it; lower train.learning_rate, look at these rows, or take "
             "train.on_nan=skip"
         )
+
+    def _rate(self) -> float:
+        """Return the learning rate of this step; of several, the first that is not finite."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return next((one for one in rates if not math.isfinite(one)), rates[0])
+
+    def _leave_out(self) -> None:
+        self.step_is_skipped = True
+        self.accelerator.gradient_state._set_sync_gradients(False)  # accelerate's optimizer then takes no step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Say in a step's line of the log what was not finite in it."""
@@ -110,6 +125,8 @@ class GuardedTrainer(Trainer):  # type: ignore[misc]
         for name, value in self.model.named_parameters():
             if value.requires_grad and not bool(value.isfinite().all()):
                 return f"the weight '{_short(name)}' is not finite already"
+        if not math.isfinite(self._rate()):
+            return f"the learning rate is {self._rate()}"
         for batch in self._batches:
             with _first_bad_module(self.model) as found:
                 loss = self._loss_again(batch)

@@ -4,20 +4,16 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
-WORDS = (
-    "train.max_steps=12",
-    "train.save_steps=3",
-    "adapter.lora_dropout=0.1",
-    "adapter.r=4",
-    "model.quantization=none",
-    "model.dtype=float32",
-    "train.gradient_accumulation_steps=1",
-    "evaluate.max_rows=4",
-    "evaluate.bootstrap_samples=5",
-)
-"""On top of the words of `small`: twelve steps, saved after 3, 6, 9 and 12."""
+from peftkit.checkpoint.folders import damage
+
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:  # as a shell in the background leaves them
+        signal.signal(_number, _usual)
+
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 def in_a_child(argv, prepare=lambda: None) -> int:
@@ -51,6 +47,45 @@ def start(argv, prepare=lambda: None) -> int:
         os._exit(code)
 
 
+def sent(argv, number: int, after: float, again: float | None = None) -> int:
+    """Start a run, send it a signal when it has used so much processor time, and return how it ended.
+
+    Processor time, since a machine that is busy with other things would move the moment to an earlier place of the run.
+
+    Args:
+        argv: Words after `peftkit`.
+        number: The signal's.
+        after: Seconds.
+        again: Seconds after which the signal is sent once more.
+    """
+    child = start(argv)
+    for moment in (after,) if again is None else (after, after + again):
+        _wait_for(child, moment)
+        os.kill(child, number)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _wait_for(child: int, moment: float) -> None:
+    clock = ~child << 3 | 2  # the number that Linux gives to the clock of a process
+    while (left := moment - time.clock_gettime(clock)) > 0 and not os.waitid(os.P_PID, child, ENDED):
+        time.sleep(max(0.0002, 0.8 * left))
+
+
+def processor_time(argv) -> float:
+    """Run a command to its end, and return the seconds of processor time that it took."""
+    _, status, used = os.wait4(start(argv), 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return used.ru_utime + used.ru_stime
+
+
+def left_by(run: Path) -> tuple[int, list[int], list[str]]:
+    """The whole lines of a run's log, the steps of its checkpoints that are whole, and what is wrong with others."""
+    log = run / "metrics.jsonl"
+    logged = log.read_text().count("\n") if log.exists() else 0
+    found = {int(one.name.split("-")[1]): damage(one) for one in run.glob("checkpoints/checkpoint-*")}
+    return logged, sorted(step for step, wrong in found.items() if not wrong), [one for one in found.values() if one]
+
+
 def at_step(step, act):
     """Do something when a step is written to the log, which is before it is saved."""
     from peftkit.train.callbacks import MetricsCallback
@@ -68,21 +103,6 @@ def at_step(step, act):
 def kill(number=signal.SIGKILL):
     """Send this process a signal."""
     os.kill(os.getpid(), number)
-
-
-def kill_at_event(number: int, within: Path) -> None:
-    """Kill this process at its n-th call that opens, renames, makes or removes something in a folder."""
-    seen = 0
-    kinds = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.chmod")
-
-    def hook(event, arguments):
-        nonlocal seen
-        if event in kinds and str(within) in str(arguments):
-            seen += 1
-            if seen == number:
-                kill()
-
-    sys.addaudithook(hook)
 
 
 def adapter_of(run: Path) -> dict[str, bytes]:

@@ -14,7 +14,8 @@ from peftkit.errors import CheckpointError, ConfigError, OutputError
 from peftkit.pipeline import resume, run
 from peftkit.stopping import TIME_IS_UP, Stop, Stopped, seconds_of
 
-from .children import adapter_of, assert_same, at_step, in_a_child, kill, kill_at_event
+from .children import adapter_of, assert_same, at_step, in_a_child, kill
+from .world import stopped
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and kills")
 
@@ -22,19 +23,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and kills
 def quick_first(quick, slow):
     """Cases of the quick tests, and those that only the long proof tries."""
     return [*quick, *(pytest.param(one, marks=pytest.mark.slow) for one in slow if one not in quick)]
-
-
-def test_a_run_that_is_killed_five_times_ends_the_same(alone, tmp_path):
-    words, wanted = alone
-    out = tmp_path / "run"
-    argv = ["run", "sentiment", *words, "--out", out, "--resume"]  # the same words start it and go on with it
-    for step in (2, 4, 8, 8, 12):
-        assert in_a_child(argv, lambda step=step: at_step(step, kill)) == -signal.SIGKILL
-    moved = tmp_path / "moved"
-    out.rename(moved)
-    assert in_a_child(["resume", moved]) == 0
-    assert_same(moved, wanted)
-    assert json.loads((moved / "summary.json").read_text())["went_on_after_step"] == 9
 
 
 def test_the_base_model_is_asked_once(alone, tmp_path):
@@ -55,32 +43,6 @@ def test_the_base_model_is_asked_once(alone, tmp_path):
         pipeline.judge_rows = counting
 
     assert in_a_child(["resume", out], refuse_base) == 0
-    assert_same(out, wanted)
-
-
-@pytest.mark.parametrize("event", quick_first([4, 49, 121], [1, 9, 16, 25, 36, 64, 81, 100, 144]))
-def test_a_kill_while_checkpoints_are_written_loses_one_interval_at_most(event, alone, tmp_path):
-    words, wanted = alone
-    out = tmp_path / "run"
-    argv = ["run", "sentiment", *words, "--out", out]
-    assert in_a_child(argv, lambda: kill_at_event(event, out / "checkpoints")) == -signal.SIGKILL
-    logged = (out / "metrics.jsonl").read_text().count("\n") if (out / "metrics.jsonl").exists() else 0
-    assert in_a_child(["resume", out]) == 0
-    went_on = json.loads((out / "summary.json").read_text())["went_on_after_step"] or 0
-    assert logged - 3 <= went_on <= logged
-    assert_same(out, wanted)
-    assert not list((out / "checkpoints").glob("*.damaged*"))
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
-def test_a_signal_saves_the_step_and_leaves_with_its_code(name, alone, tmp_path):
-    words, wanted = alone
-    out = tmp_path / "run"
-    number = getattr(signal, name)
-    argv = ["run", "sentiment", *words, "--out", out, "--quiet"]
-    assert in_a_child(argv, lambda: at_step(5, lambda: kill(number))) == 128 + number
-    assert (out / "checkpoints" / "checkpoint-5").is_dir()
-    assert in_a_child(["resume", out]) == 0
     assert_same(out, wanted)
 
 
@@ -160,19 +122,10 @@ def test_what_is_no_time_is_refused(text):
         seconds_of(text)
 
 
-@pytest.fixture(scope="module")
-def stopped(alone, tmp_path_factory):
-    """A run that was stopped after its fifth step."""
-    words, _ = alone
-    out = tmp_path_factory.mktemp("stopped") / "run"
-    argv = ["run", "sentiment", *words, "--out", out]
-    assert in_a_child(argv, lambda: at_step(5, lambda: kill(signal.SIGTERM))) == 143
-    return out
-
-
 @pytest.fixture
-def copied(stopped, tmp_path):
-    return shutil.copytree(stopped, tmp_path / "copied")
+def copied(tmp_path):
+    """A run that was stopped after its fifth step."""
+    return shutil.copytree(stopped(), tmp_path / "copied")
 
 
 IMMUTABLE = {
