@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig
+from peftkit.errors import OutputError
 from peftkit.evaluate.answers import Answer
 from peftkit.rundir import write_json
 
@@ -20,6 +22,8 @@ def kept_answers(
     folder: Path, config: RunConfig, identity: Mapping[str, Any], compute: Callable[[], list[Answer]]
 ) -> list[Answer]:
     """Return the answers that a folder keeps for these rows and settings; compute and keep them where it has none.
+
+    Where they cannot be kept the run goes on: only a later start would be quicker with them.
 
     Args:
         folder: The checkpoints' folder.
@@ -34,13 +38,15 @@ def kept_answers(
     if found is None:
         found = compute()
         held = [asdict(one) for one in found]
-        write_json(path, {"key": key, "sha256": _digest(held), "answers": held})
+        with suppress(OutputError):  # then they are computed again
+            write_json(path, {"key": key, "sha256": _digest(held), "answers": held})
     return found
 
 
 def forget_answers(folder: Path) -> None:
     """Take the kept answers away; a run that is finished holds them in `predictions.jsonl`."""
-    (folder / FILE).unlink(missing_ok=True)
+    with suppress(OSError):  # it is not there, or is nothing that this program wrote
+        (folder / FILE).unlink()
 
 
 def _read(path: Path, key: str) -> list[Answer] | None:
