@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from peftkit import machine
 from peftkit.cli_adapters import adapters_app
 from peftkit.cli_answer import answer_app
 from peftkit.cli_bench import bench_app
@@ -59,6 +60,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends with one sentence and the exit code of its kind."""
     global _debug
     _debug = False
+    machine.let_segments_grow()
     try:
         app(standalone_mode=True)
     except PeftkitError as error:

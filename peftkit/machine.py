@@ -15,6 +15,21 @@ from typing import Any
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "tokenizers")
 
 
+NVIDIA = Path("/dev/nvidiactl")
+"""There where a process can use a CUDA card under Linux; WSL, whose driver has no such segments, lacks it."""
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""What torch reads the settings of its allocator from: its own name, and the one from before torch 2.9."""
+
+
+def let_segments_grow() -> None:
+    """Let torch's allocator make its segments longer in place of taking new ones, which leaves fewer gaps.
+
+    Torch reads this when it first asks a card for memory, so it has to be said before. A user's own settings stay.
+    """
+    if NVIDIA.exists() and not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide a run's result; absent ones are left out."""
     found = {}
@@ -119,6 +134,13 @@ def available_memory() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def free_cuda() -> int:
+    """Return how many bytes of the first CUDA device this process can have: free ones, and what its torch holds."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(0)[0]) + int(torch.cuda.memory_reserved(0))
 
 
 def trim() -> None:

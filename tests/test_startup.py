@@ -1,6 +1,7 @@
 """Help and listing stay quick: they import none of the large libraries."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -71,3 +72,44 @@ def test_every_public_name_can_be_had() -> None:
         assert getattr(peftkit, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'trainn'"):
         peftkit.trainn  # noqa: B018
+
+
+SEGMENTS = """
+import json, os, sys
+from pathlib import Path
+sys.argv = ["peftkit", "recipes"]
+from peftkit import machine
+machine.NVIDIA = Path(sys.executable if sys.stdin.read() == "a card" else "/nowhere")
+from peftkit.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+found = {name: os.environ.get(name) for name in machine.ALLOCATOR}
+sys.stderr.write(json.dumps({**found, "torch": "torch" in sys.modules}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "card", "used"),
+    [
+        ({}, "a card", {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ({}, "none", {}),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "a card", {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "a card", {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}),
+    ],
+)
+def test_the_allocator_is_told_before_torch_is_imported_and_the_users_word_counts(given, card, used) -> None:
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    around = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", SEGMENTS],
+        input=card,
+        env={**around, **given},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found = json.loads(done.stderr.splitlines()[-1])
+    assert found == {**dict.fromkeys(names), **used, "torch": False}
