@@ -290,8 +290,14 @@ class TrainConfig(_Group):
     weight_decay: Number = Field(0.0, description="decoupled weight decay")
     max_grad_norm: Number = Field(1.0, description="clip the gradient's norm to this; 0 does not clip")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
-    checkpoint_layers: Count | None = Field(
-        None, description="with gradient_checkpointing: recompute only so many layers, the first ones; empty takes all"
+    checkpoint_layers: Count | Literal["auto"] | None = Field(
+        None,
+        description="with gradient_checkpointing: recompute only so many layers, the first ones; auto takes as few as "
+        "memory allows, by the forecast; empty takes all",
+    )
+    keep_attention: bool = Field(
+        False,
+        description="with gradient_checkpointing: keep what attention gives; for long texts, which it is slow for",
     )
     offload_activations: bool = Field(
         False, description="with gradient_checkpointing: what it keeps goes to main memory; for long texts on a GPU"
@@ -305,6 +311,12 @@ class TrainConfig(_Group):
     )
     fused_lora: bool | None = Field(
         None, description="LoRA layers as one operation with fewer copies; empty takes it where it fits"
+    )
+    compile_layers: bool = Field(
+        False, description="compile each layer with torch.compile: faster on a GPU, after minutes at the start"
+    )
+    liger_kernels: bool = Field(
+        False, description="Liger's norms, rotations and gated layers; on a CUDA GPU, with peftkit[liger]"
     )
     group_by_length: bool = Field(True, description="batches of rows of like length: less padding")
     packing: bool = Field(False, description="pack rows into sequences of max_length without padding")
@@ -328,11 +340,25 @@ class TrainConfig(_Group):
     @model_validator(mode="after")
     def _recomputes_what_is_kept_elsewhere(self) -> TrainConfig:
         on = self.gradient_checkpointing or self.extra.get("activation_checkpointing")
-        for key in ("checkpoint_layers", "offload_activations"):
+        for key in ("checkpoint_layers", "offload_activations", "keep_attention"):
             if getattr(self, key) not in (None, False) and not on:
                 raise ValueError(f"train.{key} means nothing without train.gradient_checkpointing=true; set that too")
         if self.offload_activations and self.extra.get("activation_offloading"):
             raise ValueError("train.offload_activations takes the place of train.extra.activation_offloading; take one")
+        return self
+
+    @model_validator(mode="after")
+    def _changes_a_layer_in_one_way(self) -> TrainConfig:
+        apart = {
+            "compile_layers": ("liger_kernels", "tiled_mlp", "recompute_pointwise", "keep_attention"),
+            "liger_kernels": ("recompute_pointwise",),
+        }
+        for key, others in apart.items():
+            for other in others:
+                if getattr(self, key) and getattr(self, other):
+                    raise ValueError(
+                        f"train.{key} and train.{other} change the same parts of a layer; take one of them"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -136,11 +136,18 @@ def available_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def reserved_cuda() -> int:
+    """Return how many bytes of the first CUDA device torch holds in this process, used or not."""
+    import torch
+
+    return int(torch.cuda.memory_reserved(0))
+
+
 def free_cuda() -> int:
     """Return how many bytes of the first CUDA device this process can have: free ones, and what its torch holds."""
     import torch
 
-    return int(torch.cuda.mem_get_info(0)[0]) + int(torch.cuda.memory_reserved(0))
+    return int(torch.cuda.mem_get_info(0)[0]) + reserved_cuda()
 
 
 def trim() -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from peftkit.config import RunConfig
     from peftkit.data.prepare import Prepared
     from peftkit.plan.forecast import Subject
     from peftkit.resuming import Begun
@@ -79,6 +80,7 @@ def run(
         PeftkitError: Whatever the user can mend, as one sentence.
         Stopped: A signal came or the time was up; all is saved.
     """
+    machine.let_segments_grow()
     ui = ui or UI(quiet=True)
     stop = Stop(time_limit)
     with stop.listening():
@@ -111,6 +113,7 @@ def resume(
         PeftkitError: The folder holds no run, or what is there is damaged or another run's.
         Stopped: A signal came or the time was up; all is saved.
     """
+    machine.let_segments_grow()
     ui = ui or UI(quiet=True)
     stop = Stop(time_limit)
     with stop.listening():
@@ -222,6 +225,7 @@ class _Run:
         with nullcontext() if self.resumed else self.folder.given_back_on_failure():
             with self.stage("data", "1/6 Data"):
                 self.config, base, data = prepare(self.resolved, self.ui)
+                self.config = self.choose_layers(base, data)
                 self.forecast(base, data)
             with self.stage("model", "2/6 Model"):
                 loaded = load_model(base.source, self.config, base.family)
@@ -268,6 +272,20 @@ class _Run:
     def spent(self) -> RunTime:
         went_on = {"went_on_after_step": self.went_on_after} if self.resumed else {}
         return RunTime(self.started, self.seconds, self.earlier_seconds, went_on)
+
+    def choose_layers(self, base: FoundModel, data: Prepared) -> RunConfig:
+        """Have the forecast say how many layers are recomputed, if it is asked; a resumed run keeps what it said."""
+        from peftkit.plan.before import choose_layers
+        from peftkit.plan.choose import with_layers
+
+        if self.resumed and self.config.train.checkpoint_layers == "auto":
+            said = resolve(str(self.folder.config)).config.train.checkpoint_layers
+            if isinstance(said, int):
+                return with_layers(self.config, said)
+        chosen = choose_layers(self.config, base, data, self.ui)
+        if chosen != self.config:  # written down before anything is made with it
+            write_text(self.folder.config, to_yaml(chosen))
+        return chosen
 
     def forecast(self, base: FoundModel, data: Prepared) -> None:
         """Forecast the run, and refuse it before its weights are fetched if it surely does not fit.

@@ -12,7 +12,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from peftkit.config import RunConfig, TrainConfig
 from peftkit.errors import ConfigError
-from peftkit.kernels import dense_attention
+from peftkit.kernels import dense_attention, keep, liger
+from peftkit.kernels.compiled import compile_layers
 from peftkit.kernels.lora_linear import FusedLora, complaint, computes_in, held
 from peftkit.kernels.offload import Offload
 from peftkit.kernels.pointwise import Gated, is_gated
@@ -46,17 +47,28 @@ class Kernels:
         self.feeds = _feed_forward(model, self.layers, config.train)
         self.offload: Offload | None = None
         self._undo: list[Callable[[], None]] = []
-        for key in ("offload_activations", "checkpoint_layers"):
+        for key in ("offload_activations", "checkpoint_layers", "keep_attention", "compile_layers"):
             if getattr(config.train, key) not in (None, False) and not self.layers:
-                raise ConfigError(f"train.{key}: this kind of model cannot recompute its layers; leave it out")
+                raise ConfigError(f"train.{key}: this kind of model has no layers that are run alike; leave it out")
+        attention = getattr(model.config, "_attn_implementation", None)
+        if config.train.keep_attention and attention in keep.UNKNOWN:
+            raise ConfigError(
+                f"train.keep_attention=true cannot see the attention '{attention}'; take "
+                "model.attn_implementation=sdpa, or leave it out"
+            )
+        if config.train.liger_kernels:
+            liger.require(model.get_base_model(), device_of(model))
 
     def install(self) -> None:
         """Put them in; checkpointing must have been turned on already."""
+        if self.train.liger_kernels:
+            self._undo.append(liger.put_in(self.model.get_base_model()))
         fused = {id(one): FusedLora(one) for one in self.lora}
         self._undo += [one.undo for one in fused.values()]
-        if self.train.checkpoint_layers is not None:
+        count = self.train.checkpoint_layers
+        if isinstance(count, int):  # without a forecast, `auto` recomputes all
             # The last ones keep theirs: these are used up before any other layer is recomputed.
-            for layer in self.layers[self.train.checkpoint_layers :]:
+            for layer in self.layers[count:]:
                 self._set(layer, "gradient_checkpointing", False)
         tile = self.train.tiled_mlp
         for layer, feed in zip(self.layers, self.feeds, strict=False):
@@ -68,12 +80,20 @@ class Kernels:
         if tile or self.train.recompute_pointwise:
             alone = self.train.recompute_pointwise
             self._undo += [Tiled(norm, tile or NORM_TILE, always=alone).undo for norm in self.norms]
-        self._attend_densely()
+        if self.train.keep_attention:
+            for layer in self.layers:
+                self._set(
+                    layer, "_gradient_checkpointing_func", keep.keeping_attention(layer._gradient_checkpointing_func)
+                )
+        else:
+            self._attend_densely()
         if self.train.offload_activations:
             self.offload = Offload(device_of(self.model))
             for layer in self.layers:
                 checkpoint = layer._gradient_checkpointing_func
                 self._set(layer, "_gradient_checkpointing_func", self.offload.around(checkpoint))
+        if self.train.compile_layers and self.model.device.type != "meta":
+            self._undo += [one.undo for one in compile_layers(self.layers)]
 
     def _attend_densely(self) -> None:
         """Take our attention for short texts on a processor, unless the configuration names one."""

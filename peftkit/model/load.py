@@ -148,7 +148,8 @@ def load_model(source: Source, config: RunConfig, family: Family) -> PreTrainedM
 
     Raises:
         ModelError: It cannot be found, read, or is of a kind that cannot be used.
-        MissingDependencyError: The kind of quantization does not work on this machine.
+        ConfigError: The attention that is asked for needs a GPU.
+        MissingDependencyError: The kind of quantization, or the attention, does not work on this machine.
     """
     import torch
     import transformers
@@ -191,15 +192,17 @@ def _arguments(source: Source, config: RunConfig, family: Family, settings: Any)
     import torch
 
     from peftkit.kernels import varlen
+    from peftkit.kernels.attention import attention_of
 
     asked = config.model
     dtype = resolved_dtype(asked)
     arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "revision": source.revision}
     if asked.quantization != "none" and stored_kind(settings) is None:
         arguments["quantization_config"] = quantization_config(asked, dtype, UNQUANTIZED if family == "head" else None)
-    if asked.attn_implementation is not None:
+    attention = attention_of(config, settings)
+    if attention is not None:
         varlen.register()
-        arguments["attn_implementation"] = asked.attn_implementation
+        arguments["attn_implementation"] = attention
     if machine.device() == "cuda":
         arguments["device_map"] = {"": torch.cuda.current_device()}
     if family == "head":

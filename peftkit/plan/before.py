@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import DoesNotFitError, PeftkitError
+from peftkit import machine
+from peftkit.errors import DoesNotFitError, NotModelledError, PeftkitError
 from peftkit.model.load import settings_of
 from peftkit.plan.advice import Adviser
 from peftkit.plan.calibration import note
+from peftkit.plan.choose import with_layers, with_layers_chosen
 from peftkit.plan.forecast import Forecast, Subject
 from peftkit.plan.plan import forecasts_of
 from peftkit.plan.rates import this_machine
@@ -31,7 +34,7 @@ def forecast_run(config: RunConfig, base: FoundModel, data: Prepared, ui: UI) ->
     Returns:
         What the forecast is about, and the forecast; None where a part cannot be modelled, which is said.
     """
-    subject = Subject(settings_of(base.source), config, base.family, workload_of(data.train, data.test, config))
+    subject = _subject(config, base, data)
     try:
         (found,) = forecasts_of(subject, [this_machine()])
     except PeftkitError as error:  # a run that cannot be at all says so itself, at the place where it fails
@@ -39,6 +42,31 @@ def forecast_run(config: RunConfig, base: FoundModel, data: Prepared, ui: UI) ->
         return None
     ui.say(f"forecast for {verdict(found)}; a step takes about {seconds(found.step)}")
     return subject, found
+
+
+def choose_layers(config: RunConfig, base: FoundModel, data: Prepared, ui: UI) -> RunConfig:
+    """Return the configuration with a number for `train.checkpoint_layers=auto`, by the forecast for this machine.
+
+    Where that cannot be modelled, all layers are recomputed.
+    """
+    if config.train.checkpoint_layers != "auto":
+        return config
+    subject = _subject(config, base, data)
+    layers = int(subject.settings.get_text_config().num_hidden_layers)
+    card = this_machine()
+    if card.kind == "cuda":  # others may have a part of it
+        card = replace(card, memory=min(card.memory, machine.free_cuda()))
+    try:
+        config = with_layers_chosen(subject, card).config
+    except NotModelledError as error:
+        ui.note(f"no forecast, so all layers are recomputed: {error}")
+        return with_layers(config, layers)
+    ui.say(f"recomputes {config.train.checkpoint_layers} of {layers} layers, by the forecast")
+    return config
+
+
+def _subject(config: RunConfig, base: FoundModel, data: Prepared) -> Subject:
+    return Subject(settings_of(base.source), config, base.family, workload_of(data.train, data.test, config))
 
 
 def require_fit(subject: Subject, found: Forecast, force: bool) -> None:

@@ -12,6 +12,7 @@ from peftkit.adapter.attach import attach
 from peftkit.adapter.starts import find_start
 from peftkit.config import RunConfig
 from peftkit.kernels import varlen
+from peftkit.kernels.attention import traced_attention
 from peftkit.merge.places import meta_model
 from peftkit.model.family import TASK_TYPES
 from peftkit.model.head import UNQUANTIZED, head_settings, is_of_head, open_head
@@ -50,9 +51,10 @@ def base_model(settings: Any, config: RunConfig, family: Family, dtype: torch.dt
 
     settings = copy.deepcopy(settings)
     settings.dtype = dtype
-    if config.model.attn_implementation is not None:
+    attention = traced_attention(config, settings)
+    if attention is not None:
         varlen.register()
-        settings._attn_implementation = config.model.attn_implementation
+        settings._attn_implementation = attention
     if family == "head":
         for name, value in head_settings(config.task).items():
             setattr(settings, name, value)

@@ -68,7 +68,7 @@ def smaller(subject: Subject) -> Iterator[Change]:
             yield Change(CHEAP, "recompute norms and activation functions: 2/5 less, a few percent slower")
         yield Change({"train.gradient_checkpointing": True}, "recompute activations: less memory, a third slower")
     layers = _layers(subject)
-    if (train.checkpoint_layers or layers) < layers:
+    if isinstance(train.checkpoint_layers, int) and train.checkpoint_layers < layers:
         yield Change({"train.checkpoint_layers": layers}, "recompute all layers")
     on = {} if recomputes(config) else {"train.gradient_checkpointing": True}
     batch = subject.load.batch(config)

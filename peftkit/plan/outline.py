@@ -102,7 +102,7 @@ def shallow_depths(settings: Any, config: RunConfig) -> tuple[int, int] | None:
     period = math.lcm(
         period, (config.train.extra.get("activation_checkpointing_kwargs") or {}).get("every_n_layers", 1)
     )
-    if (recomputed := config.train.checkpoint_layers) is not None:  # the same share of both depths
+    if isinstance(recomputed := config.train.checkpoint_layers, int):  # the same share of both depths
         period = math.lcm(period, layers // math.gcd(layers, min(recomputed, layers)))
     # Both leave the same rest as the whole, so that what a last, incomplete period adds is in both of them.
     first = layers % period
@@ -125,7 +125,7 @@ def shallow(settings: Any, layers: int) -> Any:
 def _at_depth(config: RunConfig, depth: int, layers: int) -> RunConfig:
     """Return a configuration for fewer layers, of which as large a share is recomputed."""
     recomputed = config.train.checkpoint_layers
-    if recomputed is None:
+    if not isinstance(recomputed, int):
         return config
     train = config.train.model_copy(update={"checkpoint_layers": min(recomputed, layers) * depth // layers})
     return config.model_copy(update={"train": train})

@@ -15,6 +15,7 @@ from peftkit.plan.advice import Advice, Adviser
 from peftkit.plan.calibration import calibration_of
 from peftkit.plan.cards import Card, find_card
 from peftkit.plan.changes import changed
+from peftkit.plan.choose import with_layers_chosen
 from peftkit.plan.forecast import Forecast, Subject, device_of, read, trace
 from peftkit.plan.outline import Outline
 from peftkit.plan.rates import this_machine
@@ -79,7 +80,7 @@ def plan_run(resolved: Resolved, gpus: Sequence[str] = (), maximum: str | None =
     """
     machine.quiet_libraries()
     cards = [find_card(word) for word in gpus] or [this_machine()]
-    subject = subject_of(resolved)
+    subject = with_layers_chosen(subject_of(resolved), cards[0])
     forecasts = forecasts_of(subject, cards)
     if maximum is not None:
         return Plan(subject, forecasts, [], largest(maximum, subject, forecasts[0]))

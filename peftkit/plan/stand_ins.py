@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -194,11 +196,24 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
                 ),
             ):
                 stack.enter_context(_replaced(owner, name, mover))
+            for owner, name in _triton_kernels_of_liger():
+                stack.enter_context(_replaced(owner, name, _NoKernel()))
             kernels: dict[str, Any] = {"_forward_kernel": _NoKernel(), "_backward_kernel": _NoKernel()}
             for name, kernel in {**kernels, "_addmm_fp32": _nothing, "triton": _Triton}.items():
                 stack.enter_context(_replaced(head, name, kernel))
         stack.enter_context(surroundings)
         yield surroundings
+
+
+def _triton_kernels_of_liger() -> Iterator[tuple[Any, str]]:
+    """Yield where Liger, if it is here, keeps kernels that it calls: around them it makes the tensors that it keeps."""
+    if find_spec("liger_kernel") is None:
+        return
+    for name in ("geglu", "rms_norm", "rope", "swiglu"):
+        owner = import_module(f"liger_kernel.ops.{name}")
+        for kernel, one in list(vars(owner).items()):
+            if type(one).__module__.startswith("triton.runtime"):
+                yield owner, kernel
 
 
 @contextmanager

@@ -23,7 +23,8 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
 
     Each line has step, epoch, loss, learning_rate, grad_norm, token_accuracy (of models that write), tokens (read since
     the start, without padding), seconds (since the start, without the time that a stopped run stood still),
-    tokens_per_second (since the line before) and memory (resident bytes now, or allocated on the accelerator). A step
+    tokens_per_second (since the line before) and memory (resident bytes now, or the most that was allocated on the
+    accelerator, beside `reserved`, what torch holds of it now). A step
     that was not finite has its rows and the cause under `not_finite`; one whose loss stands out has `spike`.
     """
 
@@ -93,6 +94,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             "seconds": round(seconds, 3),
             "tokens_per_second": round(counted / elapsed, 1) if elapsed > 0 else 0.0,
             "memory": peak[0] if peak else machine.resident(),
+            **({"reserved": machine.reserved_cuda()} if peak else {}),
         }
         if "not_finite" in logs:
             line["step"] = logs.get("step") or line["step"]  # named where the step is not taken

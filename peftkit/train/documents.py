@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from peftkit.errors import ConfigError
+from peftkit.errors import ConfigError, first_line
 
 TOKENS = 4
 LEAK = 0.05
@@ -27,16 +27,22 @@ def require_apart(model: Any, collate: Callable[[list[dict[str, Any]]], dict[str
         collate: Makes a batch of rows that are packed, each with `seq_lengths`.
 
     Raises:
-        ConfigError: The answers in a document depend on the document before it.
+        ConfigError: The answers in a document depend on the document before it, or the model takes no packed ones.
     """
-    packed = _influence(model, collate, [TOKENS, TOKENS])
-    as_one = _influence(model, collate, [2 * TOKENS])
-    if packed > LEAK * as_one:
-        attention = getattr(model.config, "_attn_implementation", None)
-        raise ConfigError(
-            f"train.packing=true: with this model and adapter, and the attention '{attention}', a text would see the "
-            "one before it in its row; take train.packing=false, or another model.attn_implementation"
-        )
+    attention = getattr(model.config, "_attn_implementation", None)
+    which = f"train.packing=true: with this model and adapter, and the attention '{attention}',"
+    change = "take train.packing=false, or another model.attn_implementation"
+    try:
+        packed = _influence(model, collate, [TOKENS, TOKENS])
+        as_one = _influence(model, collate, [2 * TOKENS])
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        # So transformers refuses a convolution that would run over the border, and torch lengths that are no longer
+        # those of the row, as behind a prompt.
+        raise ConfigError(f"{which} packed texts are refused: {first_line(error)}; {change}") from error
+    if not packed <= LEAK * as_one:  # what is no number is no proof either
+        raise ConfigError(f"{which} a text would see the one before it in its row; {change}")
 
 
 def _influence(model: Any, collate: Callable[..., Any], lengths: Sequence[int]) -> float:

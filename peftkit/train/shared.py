@@ -126,6 +126,13 @@ class SharedTrainer(CheckpointedTrainer, GuardedTrainer):
         penalty = orthogonality_penalty(self.model)
         return loss if penalty is None else loss + penalty / self.current_gradient_accumulation_steps
 
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and leave the model as it was also where that fails."""
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self.kernels.remove()
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Make the schedule; of warmup_stable_decay, how long it falls is a share of the steps here."""
         if self.config.train.lr_scheduler_type == "warmup_stable_decay":

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from transformers import MixtralConfig, MixtralForCausalLM
@@ -23,6 +24,13 @@ WAYS = {
     "norms and activation functions recomputed": {"recompute_pointwise": True, "fused_lora": False},
     "the same beside recomputed layers": {**ON, "recompute_pointwise": True, "checkpoint_layers": 1},
     "half of the layers recomputed": {**ON, "checkpoint_layers": 1, "fused_lora": False},
+    "attention kept": {**ON, "keep_attention": True},
+    "attention kept beside tiles and checkpoints in main memory": {
+        **ON,
+        "keep_attention": True,
+        "offload_activations": True,
+        "tiled_mlp": 48,
+    },
     "checkpoints in main memory": {**ON, "offload_activations": True, "fused_lora": False},
     "all": {**ON, "tiled_mlp": 48, "offload_activations": True, "checkpoint_layers": 1},
 }
@@ -116,12 +124,48 @@ def test_experts_are_refused(tmp_path):
         Kernels(run.model, configuration("causal", tiled_mlp=16))
 
 
-@pytest.mark.parametrize("settings", [{"checkpoint_layers": 4}, {"offload_activations": True}])
+def test_lora_on_experts_is_left_to_peft_and_not_tiled():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = MixtralForCausalLM(MixtralConfig(vocab_size=20, num_key_value_heads=2, num_local_experts=2, **sizes))
+    on_experts = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj"])
+    model = get_peft_model(base, on_experts)
+    names = [name for name, one in model.named_modules() if isinstance(one, LoraLayer)]
+    assert sorted(name.split(".")[-1] for name in names) == ["experts", "q_proj"]
+    fused = Kernels(model, configuration("causal")).lora
+    assert [type(one).__name__ for one in fused] == ["Linear"]
+    with pytest.raises(ConfigError, match=r"fused_lora=true is for plain LoRA layers, and '.*experts' cannot"):
+        Kernels(model, configuration("causal", fused_lora=True))
+    for key, value in (("tiled_mlp", 16), ("recompute_pointwise", True)):
+        with pytest.raises(ConfigError, match=f"train.{key} is for models with one dense feed-forward layer"):
+            Kernels(model, configuration("causal", **{key: value}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"checkpoint_layers": 4}, {"checkpoint_layers": "auto"}, {"offload_activations": True}, {"keep_attention": True}],
+)
 def test_what_recomputing_needs_is_said(settings):
     with pytest.raises(ValidationError, match=f"{next(iter(settings))} means nothing without train.gradient_checkp"):
         TrainConfig(**settings)
     assert TrainConfig(**settings, gradient_checkpointing=True)
     assert TrainConfig(**settings, extra={"activation_checkpointing": True})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"compile_layers": True}, {"liger_kernels": True}),
+        ({"compile_layers": True}, {"tiled_mlp": 64}),
+        ({"compile_layers": True}, {"keep_attention": True, **ON}),
+        ({"liger_kernels": True}, {"recompute_pointwise": True}),
+    ],
+)
+def test_a_layer_is_changed_in_one_way(one, other):
+    with pytest.raises(ValidationError, match="change the same parts of a layer; take one"):
+        TrainConfig(**one, **other)
+    assert TrainConfig(**one)
+    assert TrainConfig(**other)
 
 
 def test_one_kind_of_offloading_is_enough():
