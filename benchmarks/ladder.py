@@ -1,6 +1,6 @@
 """How long a text can be: each lever against memory, traced on the meta device at the shapes of a large model.
 
-python benchmarks/ladder.py [--limit 22.5] [--lengths 2048 8192 32768]
+python benchmarks/ladder.py [--limit 22.5] [--lengths 2048 8192 32768] [--missing]
 
 Nothing is computed and nothing measured: a training step runs on tensors without memory, and what would be alive on a
 GPU is counted (`peftkit plan` does the same). `ladder_gpu.py` measures the same rungs on a GPU.
@@ -194,12 +194,16 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=22.5, help="GiB that a step may have alive on the GPU")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 32768])
     parser.add_argument("--out", type=Path, default=HERE / "results" / "ladder-meta.json")
+    parser.add_argument("--missing", action="store_true", help="trace only the rungs that the file lacks")
     options = parser.parse_args()
     machine.quiet_libraries()
     limit, workspace = int(options.limit * GIB), find_card(CARD).workspace
-    rows = [row_of(rung, options.lengths, limit, workspace) for rung in RUNGS]
+    there = json.loads(options.out.read_text(encoding="utf-8"))["rungs"] if options.missing else []
+    kept = {one["name"]: one for one in there}
+    rows = [kept.get(rung.name) or row_of(rung, options.lengths, limit, workspace) for rung in RUNGS]
     last = next(number for number, rung in reversed([*enumerate(RUNGS)]) if not rung.alone)
-    rows[last]["whole_trace_at_largest"] = traced_whole(RUNGS[last], rows[last]["largest"]) + workspace
+    if RUNGS[last].name not in kept:
+        rows[last]["whole_trace_at_largest"] = traced_whole(RUNGS[last], rows[last]["largest"]) + workspace
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": "python benchmarks/ladder.py",

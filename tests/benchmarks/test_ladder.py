@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,10 +53,31 @@ def test_the_largest_length_is_found_where_memory_bends():
     assert ladder.largest(8_000, {2048: peak(2048), 4096: peak(4096)}, peak) == 2304
 
 
-@pytest.mark.parametrize("number", [2, 3, 6, 11, 12])
+def test_the_whole_script_is_rehearsed(tmp_path):
+    """Each rung in a process of its own, the last of the ladder first; the file is there after each."""
+    out = tmp_path / "rehearsal.json"
+    words = ["--rehearse", "--rungs", "2", "--steps", "2", "--out", str(out)]
+    subprocess.run([sys.executable, str(BENCHMARKS / "ladder_gpu.py"), *words], check=True, timeout=300)
+    result = json.loads(out.read_text())
+    assert [one["name"] for one in result["rungs"]] == list(ladder_gpu.FIRST[:2])
+    for one in result["rungs"]:
+        assert "note" not in one
+        assert [*one["lengths"]] == ["64", "128"]
+
+
+def test_what_no_time_is_left_for_and_what_fails_are_rows(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ladder_gpu.py", "--no-such-option"])
+    rows = [*ladder_gpu.measured(argparse.Namespace(minutes=1, rungs=1))]
+    assert rows[0]["note"].startswith("it ended with code 2")
+    rows = [*ladder_gpu.measured(argparse.Namespace(minutes=0, rungs=None))]
+    assert {one["note"] for one in rows} == {"no time was left"}
+    assert {one["name"] for one in rows} == {one.name for one in ladder_gpu.MEASURED}
+
+
+@pytest.mark.parametrize("number", [2, 3, 6, 11, 12, 14])
 def test_a_processor_measures_what_was_traced(number, capsys):
     options = argparse.Namespace(rehearse=True, steps=2)
-    ladder_gpu.measure_rung(ladder.RUNGS[number], options)
+    ladder_gpu.measure_rung(ladder_gpu.MEASURED[number], options)
     rows = {}
     for line in capsys.readouterr().out.splitlines():
         rows |= json.loads(line)
