@@ -67,13 +67,6 @@ def accelerator() -> tuple[str | None, int]:
     return properties.name, properties.total_memory
 
 
-def free_cuda() -> int:
-    """Return the bytes of the first CUDA device that this process can have: what is free, and what it holds already."""
-    import torch
-
-    return int(torch.cuda.mem_get_info(0)[0]) + int(torch.cuda.memory_reserved(0))
-
-
 def key() -> str:
     """Return what tells machines apart whose speed was measured: processor and cores, or GPU, and torch's version."""
     found = describe()

@@ -279,12 +279,12 @@ class _Run:
         from peftkit.plan.choose import with_layers
 
         if self.resumed and self.config.train.checkpoint_layers == "auto":
-            said = resolve(str(self.folder.config)).config.train.checkpoint_layers
+            said = resolve(str(self.folder.config), own_run=True).config.train.checkpoint_layers
             if isinstance(said, int):
                 return with_layers(self.config, said)
         chosen = choose_layers(self.config, base, data, self.ui)
         if chosen != self.config:  # written down before anything is made with it
-            write_text(self.folder.config, to_yaml(chosen))
+            write_yaml(self.folder.config, chosen)
         return chosen
 
     def forecast(self, base: FoundModel, data: Prepared) -> None:

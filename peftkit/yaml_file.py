@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import stat
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -84,14 +85,14 @@ class _StrictLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Hashable, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 _refuse("a key must be one word", key)
             if key.value in seen:
                 _refuse(f"key '{key.value[:60]}' stands twice", key)
-            seen[key.value] = self.construct_object(value, deep=True)  # type: ignore[no-untyped-call]
+            seen[key.value] = self.construct_object(value, deep=True)
         return seen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,20 @@ def kind_of(described: dict[str, Any]) -> str:
 
 
 def peak_rate(described: dict[str, Any]) -> dict[str, Any]:
-    """Return operations a second of dense products, and where the number is from."""
+    """Return operations a second of dense products in the fast dtype, and where the number is from."""
     from peftkit.errors import ConfigError
     from peftkit.plan.cards import find_card
-    from peftkit.plan.rates import measured_rates
+    from peftkit.plan.probe import measure
+    from peftkit.plan.rates import kept_rates
 
     if described["gpu"]:
-        try:
+        with suppress(ConfigError):
             card = find_card(described["gpu"])
-        except ConfigError:
-            return {"flops": measured_rates("cuda")[0], "source": "measured before the runs, one large product"}
-        return {"flops": card.tflops * 1e12, "source": f"data sheet of {card.name}"}
-    return {"flops": measured_rates("cpu")[0], "source": "measured before the runs, one large product"}
+            return {"flops": card.tflops * 1e12, "source": f"data sheet of {card.name}"}
+    kept = kept_rates()
+    rates = kept or measure(shapes=1)
+    flops = rates.single if machine.fast_dtype() == "float32" else rates.half
+    return {"flops": flops, "source": "measured by peftkit doctor" if kept else "measured before the runs"}
 
 
 def commit() -> str | None:

@@ -32,6 +32,6 @@ def keeping_attention(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _policy(context: Any, operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    name = operation.name().removesuffix(".default")
+    name = operation.name().removesuffix(".default")  # type: ignore[no-untyped-call]
     keeps = name in OPERATIONS or KERNEL in name
     return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
