@@ -195,6 +195,7 @@ class _Run:
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
+        self.stop.require_none()
         self.ui.stage(title)
         begun = time.perf_counter()
         yield

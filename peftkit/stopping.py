@@ -72,10 +72,18 @@ class Stop:
             yield
         finally:
             self._waits = False
-        if self._number is not None:
-            self._leave(self._number)
+        self.require_none()
         if self._late:
             raise Stopped("the limit of time", TIME_IS_UP)
+
+    def require_none(self) -> None:
+        """Leave if a signal came and nobody heard of it: Python drops what is raised while an object goes.
+
+        Raises:
+            Stopped: The run was asked to stop.
+        """
+        if self._number is not None:
+            self._leave(self._number)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ def start(argv, prepare=lambda: None) -> int:
         os.dup2(null, 1)
         prepare()
         sys.argv = ["peftkit", *map(str, argv)]
-        from peftkit.cli import main
+        from peftkit.__main__ import main
 
         main()
         code = 0

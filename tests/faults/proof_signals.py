@@ -87,7 +87,7 @@ def a_signal_at_the_start(name: str, seed: int, folder: Path) -> dict[str, int]:
     drawn = random.Random(f"{name} at the start {seed}")
     command = [sys.executable, "-m", "peftkit", *map(str, argv_of(run))]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    time.sleep(drawn.uniform(0, 4))
+    time.sleep(drawn.uniform(0.05, 4))
     child.send_signal(number)
     said = child.communicate()[1]
     assert child.returncode in (128 + number, -number), (child.returncode, said)

@@ -90,6 +90,20 @@ def test_handlers_come_back_and_ignored_signals_stay_ignored():
         signal.signal(signal.SIGHUP, ignored)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_comes_while_an_object_goes_is_not_lost():
+    class Goes:
+        def __del__(self):
+            kill(signal.SIGTERM)
+
+    stop = Stop()
+    with stop.listening():
+        stop.require_none()
+        Goes()
+        with pytest.raises(Stopped, match="SIGTERM"):
+            stop.require_none()
+
+
 def test_a_limit_of_time_saves_and_stops(alone, tmp_path):
     words, wanted = alone
     out = tmp_path / "run"
@@ -209,10 +223,12 @@ def test_another_process_is_refused_and_a_dead_one_s_lock_is_taken_over(copied, 
             os.write(write, b"x")
             signal.pause()
     os.read(read, 1)
-    with pytest.raises(OutputError, match=rf"another process works on '.*' \(process {child} on .*, since 20"):
-        resume(copied)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        with pytest.raises(OutputError, match=rf"another process works on '.*' \(process {child} on .*, since 20"):
+            resume(copied)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     assert json.loads((copied / ".lock").read_text())["pid"] == child
     resume(copied)
     assert_same(copied, alone[1])
