@@ -320,6 +320,9 @@ class TrainConfig(_Group):
     )
     group_by_length: bool = Field(True, description="batches of rows of like length: less padding")
     packing: bool = Field(False, description="pack rows into sequences of max_length without padding")
+    worst_batch_first: bool = Field(
+        True, description="pass the longest rows before the first step, so that memory runs out at once or never"
+    )
     logging_steps: PositiveCount = Field(1, description="steps between lines of metrics.jsonl")
     save_steps: Count = Field(0, description="steps between checkpoints; 0 goes by save_minutes, and saves each epoch")
     save_minutes: Number = Field(

@@ -74,6 +74,10 @@ class DoesNotFitError(PeftkitError):
     exit_code = 11
 
 
+class MemoryGoneError(DoesNotFitError):
+    """Memory ran out, and there is nothing smaller that could be tried."""
+
+
 class NotModelledError(PeftkitError):
     """A part of a run has no model that a plan could use."""
 

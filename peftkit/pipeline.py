@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit import machine, screen
 from peftkit.checkpoint.lock import alone_with
 from peftkit.errors import ConfigError
+from peftkit.memory.retries import Retries
 from peftkit.record import write_passport_and_card, write_predictions
 from peftkit.resolve import Resolved, resolve
 from peftkit.rundir import RunFolder, read_json, write_json, write_lines
@@ -188,6 +189,7 @@ class _Run:
         self.ui = ui
         self.started = started
         self.force = force
+        self.retries = Retries(folder.retries, ui.warn)
         self.seconds: dict[str, float] = {}
         self.went_on_after: int | None = None
         self.earlier_seconds = 0.0
@@ -218,8 +220,9 @@ class _Run:
         return RunResult(self.folder.path, summary, self.folder.adapter)
 
     def _go(self) -> dict[str, Any]:
-        from peftkit.adapter.attach import count_parameters, save_adapter
-        from peftkit.checkpoint.answers import kept_answers
+        from peftkit.adapter.attach import count_parameters
+        from peftkit.memory.advice import advised
+        from peftkit.memory.first import worst_batches_first
         from peftkit.model.load import load_model
         from peftkit.resuming import begin
 
@@ -228,36 +231,23 @@ class _Run:
                 self.config, base, data = prepare(self.resolved, self.ui)
                 self.config = self.choose_layers(base, data)
                 self.forecast(base, data)
-            with self.stage("model", "2/6 Model"):
-                loaded = load_model(base.source, self.config, base.family)
+            with self.stage("model", "2/6 Model"), advised(self.config, base, data, self.retries):
+                loaded = load_model(base.source, self.config, base.family, self.retries.again)
                 model = self.attach(loaded, base, data)
                 parameters = count_parameters(model)
                 screen.show_model(self.ui, self.config, base.held, model, parameters)
-                begun = begin(self.folder, self.config, base, data, model, self.ui, self.stop, resumed=self.resumed)
+                begun = begin(
+                    self.folder, self.config, base, data, model, self.ui, self.stop, self.retries, resumed=self.resumed
+                )
                 self.write_down(data)
                 trainer, watch = self.make_trainer(model, base, data, begun)
-        test = data.test
-        with self.stage("evaluate_before", f"3/6 Base model on {len(test)} held-out rows"), model.disable_adapter():
-            before = kept_answers(
-                self.folder.checkpoints,
-                self.config,
-                begun.identity,
-                lambda: judge_rows(model, base.family, base.encoder, test, self.config, self.ui, "answered"),
-            )
-        with self.stage("train", f"4/6 Training on {len(data.train)} rows"):
-            trained = self.train(trainer, watch, data, begun)
-            model, converted = self.convert(model, base, data)
-            save_adapter(model, self.folder.adapter)
-        with self.stage("evaluate_after", f"5/6 Adapted model on {len(test)} held-out rows"):
-            after = judge_rows(model, base.family, base.encoder, test, self.config, self.ui, "answered")
-        with self.stage("write", "6/6 Adapter and report"):
-            write_predictions(self.folder.predictions, self.config, test, before, after)
-            recipe = self.resolved.recipe
-            compared = compare_answers(self.config, recipe, test, before, after)
-            write_passport_and_card(self.folder.adapter, recipe, self.config, model, base, data, compared)
+                step = begun.saving.checkpoints.newest_step or 0
+                worst_batches_first(trainer, model, base, data, self.config, self.retries, step)
+        with advised(self.config, base, data, self.retries):
+            compared, trained, converted = self.train_and_judge(model, base, data, begun, trainer, watch)
         summary = make_summary(
             self.config,
-            recipe.name,
+            self.resolved.recipe.name,
             self.folder.adapter,
             self.spent(),
             held=base.held,
@@ -266,9 +256,42 @@ class _Run:
             parameters=parameters,
             converted=converted,
             forecast=self.beside_forecast(trained),
+            memory_retries=self.retries.events,
         )
         write_json(self.folder.summary, summary)
         return summary
+
+    def train_and_judge(
+        self,
+        model: PeftModel,
+        base: FoundModel,
+        data: Prepared,
+        begun: Begun,
+        trainer: SharedTrainer,
+        watch: MetricsCallback,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, float] | None]:
+        """Return the comparison of both models, what `train` returns, and what a conversion lost."""
+        from peftkit.adapter.attach import save_adapter
+        from peftkit.checkpoint.answers import kept_answers
+        from peftkit.memory.exhausted import once_more
+
+        test, judged = data.test, (base.family, base.encoder, data.test, self.config, self.ui, "answered", self.retries)
+        with self.stage("evaluate_before", f"3/6 Base model on {len(test)} held-out rows"), model.disable_adapter():
+            before = kept_answers(
+                self.folder.checkpoints, self.config, begun.identity, lambda: judge_rows(model, *judged)
+            )
+        with self.stage("train", f"4/6 Training on {len(data.train)} rows"):
+            trained = self.train(trainer, watch, data, begun)
+            model, converted = self.convert(model, base, data)
+            once_more(lambda: save_adapter(model, self.folder.adapter), "save", self.retries.again)
+        with self.stage("evaluate_after", f"5/6 Adapted model on {len(test)} held-out rows"):
+            after = judge_rows(model, *judged)
+        with self.stage("write", "6/6 Adapter and report"):
+            write_predictions(self.folder.predictions, self.config, test, before, after)
+            recipe, used = self.resolved.recipe, self.retries.applied(self.config)
+            compared = compare_answers(self.config, recipe, test, before, after)
+            write_passport_and_card(self.folder.adapter, recipe, used, model, base, data, compared)
+        return compared, trained, converted
 
     def spent(self) -> RunTime:
         went_on = {"went_on_after_step": self.went_on_after} if self.resumed else {}
@@ -370,15 +393,19 @@ class _Run:
         from peftkit.train.callbacks import MetricsCallback
         from peftkit.train.trainers import make_trainer
 
-        watch = MetricsCallback(self.folder.metrics, warn=self.ui.warn)
+        watch = MetricsCallback(self.folder.metrics, warn=self.ui.warn, retries=self.retries.events)
         checkpoints, saving = self.folder.checkpoints, begun.saving
         trainer = make_trainer(
             model, base.family, base.encoder.tokenizer, data.train, self.config, checkpoints, [watch], saving
         )
+        if self.retries.micro_batch is not None:
+            trainer.take_batches(*self.retries.micro_batch)
         return trainer, watch
 
     def train(self, trainer: SharedTrainer, watch: MetricsCallback, data: Prepared, begun: Begun) -> dict[str, Any]:
         """Train, from the newest checkpoint if there is one; return steps, epochs, loss, tokens, tokens per second."""
+        from peftkit.train.surviving import train_through
+
         machine.trim()
         if begun.start is not None:
             self.went_on_after = begun.saving.checkpoints.newest_step
@@ -387,7 +414,7 @@ class _Run:
             self.ui.say(f"goes on after step {self.went_on_after}")
         with self.stop.awaited(), self.ui.progress("step", 0) as bar:
             watch.on_step = lambda line, total: bar.to(line["step"], screen.step_detail(line), total)
-            trainer.train(resume_from_checkpoint=None if begun.start is None else str(begun.start))
+            train_through(trainer, self.retries, begun.start, watch.go_on_after)
         trained_tokens = sum(example.trained_tokens for example in data.train)
         epochs = trainer.state.epoch or 0.0
         last = watch.last

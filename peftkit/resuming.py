@@ -12,6 +12,7 @@ from peftkit.checkpoint.identity import FILE, identify, identity_hash, require_s
 from peftkit.checkpoint.room import checkpoint_size, require_room
 from peftkit.config import RunConfig
 from peftkit.errors import CheckpointError
+from peftkit.memory.retries import Retries
 from peftkit.rundir import RunFolder
 from peftkit.stopping import Stop
 from peftkit.train.saving import Saving
@@ -47,6 +48,7 @@ def begin(
     model: PeftModel,
     ui: UI,
     stop: Stop,
+    retries: Retries,
     *,
     resumed: bool,
 ) -> Begun:
@@ -72,5 +74,12 @@ def begin(
             "back, or start a new run with another --out"
         )
     require_room(folder.path, checkpoint_size(model, config.train), config.train.save_total_limit)
-    saving = Saving(checkpoints, config.train, stop=stop, warn=ui.warn, identity=identity_hash(identity))
+    saving = Saving(
+        checkpoints,
+        config.train,
+        stop=stop,
+        warn=ui.warn,
+        identity=identity_hash(identity),
+        out_of_memory=retries.not_saved,
+    )
     return Begun(identity, saving, start)

@@ -39,6 +39,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
+        self.retries = self.checkpoints / "memory.json"
         self.lock = path / ".lock"
         self.adapter = path / "adapter"
 
@@ -76,7 +77,7 @@ class RunFolder:
             yield
         except (PeftkitError, KeyboardInterrupt):
             run = self.checkpoints / "run.json"
-            for file in (self.config, self.data, self.forecast, self.rejected, run, self.lock):
+            for file in (self.config, self.data, self.forecast, self.rejected, run, self.retries, self.lock):
                 file.unlink(missing_ok=True)
             default_parent = [RUNS] if self.path.parent == RUNS else []
             for folder in (self.checkpoints, self.path, *default_parent):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit import machine, screen
 from peftkit.config import RunConfig
+from peftkit.memory.retries import Retries
 from peftkit.recipe import Recipe
 from peftkit.resolve import Resolved
 from peftkit.ui import UI
@@ -90,17 +91,72 @@ def judge_rows(
     config: RunConfig,
     ui: UI,
     what: str,
+    retries: Retries | None = None,
 ) -> list[Answer]:
-    """Let a model answer held-out rows, with a progress bar."""
+    """Let a model answer held-out rows, with a progress bar; where memory runs out, again with fewer rows at once.
+
+    Args:
+        model: With or without its adapter.
+        family: How it answers.
+        encoder: The encoder that made the examples.
+        examples: Held-out rows.
+        config: The run's configuration.
+        ui: Where progress is shown.
+        what: What is shown there.
+        retries: Those of a run; by default they are told to `ui`, and not kept.
+
+    Raises:
+        MemoryGoneError: One row at once was too much, or all retries are used up.
+    """
+    from peftkit.memory.exhausted import give_back, is_out_of_memory
+
+    retries = retries or Retries(warn=ui.warn)
+    tried = 0
+    while True:
+        size = min(retries.judged_at_once or config.evaluate.batch_size, max(1, len(examples)))
+        try:
+            return _judge_rows(model, family, encoder, examples, with_rows_at_once(config, size), ui, what)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = give_back(error, "evaluation")
+        retries.shrink_judging(failure, size, tried)
+        tried += 1
+
+
+def worst_to_judge(examples: Sequence[Example], config: RunConfig, size: int) -> list[Example]:
+    """Return the held-out rows that are judged in one batch and need most memory: the longest ones."""
+    whole = config.task.kind in ("chat", "completion")
+    return sorted(examples, key=lambda one: len(one) if whole else len(one.prompt_ids))[-size:]
+
+
+def with_rows_at_once(config: RunConfig, size: int) -> RunConfig:
+    """Return a configuration that judges so many rows at once."""
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": size})})
+
+
+def _judge_rows(
+    model: PeftModel,
+    family: Family,
+    encoder: RowEncoder,
+    examples: Sequence[Example],
+    config: RunConfig,
+    ui: UI,
+    what: str,
+) -> list[Answer]:
     from peftkit.evaluate.ask import judge_examples
+    from peftkit.memory.host import HostWatch
 
     done = 0
+    host = HostWatch() if model.device.type == "cpu" else None
     with ui.progress(what, len(examples)) as bar:
 
         def on_batch(count: int) -> None:
             nonlocal done
             done += count
             bar.to(done)
+            if host is not None:
+                host.require()
 
         return judge_examples(model.eval(), family, encoder, examples, config, on_batch)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ def make_summary(
     parameters: tuple[int, int],
     converted: Mapping[str, float] | None,
     forecast: Mapping[str, Any] | None,
+    memory_retries: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return the content of `summary.json` for a run that ends now.
 
@@ -55,6 +56,7 @@ def make_summary(
         parameters: How many are trained, and how many there are in all.
         converted: Rank and error of the LoRA that the adapter was turned into, if it was.
         forecast: What was forecast at the start beside what was measured, if anything was.
+        memory_retries: What was done when memory ran out.
     """
     cuda = machine.peak_cuda()
     finished = datetime.now(UTC)
@@ -79,6 +81,7 @@ def make_summary(
             "peak_cuda_reserved": cuda[1] if cuda else None,
         },
         "forecast": None if forecast is None else dict(forecast),
+        "memory_retries": list(memory_retries),
         "tokens_per_second": trained["tokens_per_second"],
         "tokens": {"train": trained["tokens"], "trained": trained["trained_tokens"]},
         "train": {name: trained[name] for name in ("steps", "epochs", "final_loss", "seconds", "saving_seconds")},

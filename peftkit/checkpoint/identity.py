@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE = "run.json"
 CHANGEABLE = (
+    "train.worst_batch_first",
     "train.logging_steps",
     "train.save_steps",
     "train.save_minutes",

@@ -127,6 +127,7 @@ def render(run: Path) -> str:
         length_chart=charts.length_chart(_section(data, "length_histogram")),
         stage_chart=charts.stage_chart(_section(_section(summary, "time"), "stages")),
         costs=_costs(summary),
+        retries=memory_retries(summary),
         config=folder.config.read_text("utf-8", errors="replace") if folder.config.is_file() else None,
         notes=notes,
         limits={"cut": CUT, "tokens": MOST_TOKENS, "rejections": MOST_REJECTIONS},
@@ -317,6 +318,23 @@ def _costs(summary: Json) -> list[tuple[str, str]]:
         ("Total parameters", count(total)),
     ]
     return [(label, value) for label, value in shown if value != NOTHING]
+
+
+def memory_retries(summary: Json) -> list[str]:
+    """Say of each time that memory ran out where that was, and what was smaller from then on."""
+    said = []
+    for one in summary.get("memory_retries") or []:
+        if not isinstance(one, dict):
+            continue
+        after = "was tried once more"
+        if finite(one.get("passes")):
+            after = f"{count(one.get('rows'))} rows at once, {count(one['passes'])} passes to a step"
+        elif finite(one.get("judged")):
+            after = f"{count(one['judged'])} rows judged at once"
+        elif one.get("where") == "save":
+            after = "not saved"
+        said.append(f"{one.get('where')}, after step {count(one.get('step'))}: {after} ({one.get('said')})")
+    return said
 
 
 def _estimate(value: object) -> Estimate | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit import machine
 from peftkit.config import ModelConfig, RunConfig
-from peftkit.errors import MissingDependencyError, ModelError, first_line
+from peftkit.errors import MemoryGoneError, MissingDependencyError, ModelError, first_line
+from peftkit.memory.exhausted import Failure, once_more
 from peftkit.model.assets import cache_folder
 from peftkit.model.convert import EMBEDDED, gguf_to_safetensors
 from peftkit.model.head import OUTPUTS, UNQUANTIZED, has_other_head, head_settings, is_of_head, start_head
@@ -37,6 +40,7 @@ AUTO_CLASSES: dict[Family, str] = {
 }
 LANGUAGES = ("src_lang", "tgt_lang")
 """Names of `model.extra` that are the tokenizer's: the languages of a translator, in its own codes."""
+_ONE_AT_A_TIME = "HF_DEACTIVATE_ASYNC_LOAD"  # several threads read tensors otherwise, and transformers has no argument
 
 
 @dataclass(frozen=True)
@@ -134,13 +138,19 @@ def load_tokenizer(source: Source, extra: Mapping[str, Any] | None = None) -> Pr
     return tokenizer
 
 
-def load_model(source: Source, config: RunConfig, family: Family) -> PreTrainedModel:
-    """Load the base model for training on this machine.
+def load_model(
+    source: Source,
+    config: RunConfig,
+    family: Family,
+    out_of_memory: Callable[[Failure], None] = lambda failure: None,
+) -> PreTrainedModel:
+    """Load the base model for training on this machine; where memory runs out, once more with one tensor at a time.
 
     Args:
         source: Where it is.
         config: The run's configuration; for a head, its labels must be known.
         family: How it answers (`peftkit.model.family`).
+        out_of_memory: Told before it is loaded once more.
 
     Returns:
         The model in evaluation mode, its linear layers quantized as they were stored or else as `model.quantization`
@@ -149,28 +159,28 @@ def load_model(source: Source, config: RunConfig, family: Family) -> PreTrainedM
     Raises:
         ModelError: It cannot be found, read, or is of a kind that cannot be used.
         ConfigError: The attention that is asked for needs a GPU.
+        MemoryGoneError: Its weights do not fit into memory.
         MissingDependencyError: The kind of quantization, or the attention, does not work on this machine.
     """
-    import torch
-    import transformers
     from safetensors import SafetensorError
 
     settings = settings_of(source)
     held, stored = held_kind(settings, config.model), stored_kind(settings)
     arguments = _arguments(source, config, family, settings)
+
+    def again(failure: Failure) -> None:
+        os.environ[_ONE_AT_A_TIME] = "1"
+        out_of_memory(failure)
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model, loaded = getattr(transformers, AUTO_CLASSES[family]).from_pretrained(
-                source.path, output_loading_info=True, **arguments
-            )
+        with _as_it_was(_ONE_AT_A_TIME):
+            model, loaded = once_more(lambda: _from_pretrained(source, family, arguments), "model load", again)
     except ImportError as error:
         raise MissingDependencyError(_missing(source, stored, held, error)) from error
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"the weights of '{config.model.path}' do not fit into this GPU's memory; take model.quantization=nf4, "
-            "a smaller model, or a smaller preset"
-        ) from error
+    except MemoryGoneError as error:
+        raise MemoryGoneError(
+            f"the weights of '{config.model.path}' do not fit: {error}; free some memory, or take a smaller model"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _explain(source, error, "model") from error
     fresh = set(loaded["missing_keys"]) | {name for name, *_ in loaded["mismatched_keys"]}
@@ -185,6 +195,30 @@ def load_model(source: Source, config: RunConfig, family: Family) -> PreTrainedM
         keep_quantized_weights_in_place(model)
     machine.trim()
     return model.eval()
+
+
+def _from_pretrained(source: Source, family: Family, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return a model, and what was missing in its files or did not fit."""
+    import transformers
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, loaded = getattr(transformers, AUTO_CLASSES[family]).from_pretrained(
+            source.path, output_loading_info=True, **arguments
+        )
+    return model, loaded
+
+
+@contextmanager
+def _as_it_was(variable: str) -> Iterator[None]:
+    """Give a variable of the environment its value back in the end."""
+    before = os.environ.get(variable)
+    try:
+        yield
+    finally:
+        os.environ.pop(variable, None)
+        if before is not None:
+            os.environ[variable] = before
 
 
 def _arguments(source: Source, config: RunConfig, family: Family, settings: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,15 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     Each line has step, epoch, loss, learning_rate, grad_norm, token_accuracy (of models that write), tokens (read since
     the start, without padding), seconds (since the start, without the time that a stopped run stood still),
     tokens_per_second (since the line before) and memory (resident bytes now, or the most that was allocated on the
-    accelerator, beside `reserved`, what torch holds of it now). A step
-    that was not finite has its rows and the cause under `not_finite`; one whose loss stands out has `spike`.
+    accelerator, beside `reserved`, what torch holds of it now). A step that was not finite has its rows and the cause
+    under `not_finite`; one whose loss stands out has `spike`; the first one after memory ran out has what was done then
+    under `out_of_memory`.
+
+    Args:
+        path: Of `metrics.jsonl`.
+        on_step: Told of each line, and of the steps of the run.
+        warn: Told of what is wrong with a step.
+        retries: What was done when memory ran out, each with the `step` that the run went on after.
     """
 
     def __init__(
@@ -33,26 +40,29 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         path: Path,
         on_step: Callable[[Metrics, int], None] = lambda line, total: None,
         warn: Callable[[str], None] = lambda text: None,
+        retries: Sequence[Metrics] = (),
     ) -> None:
         self.path = path
         self.on_step = on_step
         self.warn = warn
-        self.last: Metrics = {}
-        self._first: Metrics = {}
-        self._started = 0.0
-        self._earlier = 0.0
-        self._before = (0.0, 0)
-        self._spikes = Spikes()
+        self._retries = retries
         self._unwritten: list[Metrics] = []
+        self._started = 0.0
+        self._begin([])
 
     def go_on_after(self, step: int) -> None:
         """Drop the lines of steps after one, which are taken again, and a last line that was torn."""
         lines = [line for line in _whole_lines(self.path) if line["step"] <= step]
         write_lines(self.path, lines)
-        if lines:
-            self.last = lines[-1]
-            self._earlier = self.last["seconds"]
-            self._before = (self._earlier, self.last["tokens"])
+        self._begin(lines)
+
+    def _begin(self, lines: Sequence[Metrics]) -> None:
+        """Go on after the lines that are written already."""
+        self.last: Metrics = lines[-1] if lines else {}
+        self._earlier = self.last.get("seconds", 0.0)
+        self._before = (self._earlier, self.last.get("tokens", 0))
+        self._spikes = Spikes()
+        self._first: Metrics = {}
         for line in lines:
             self._spikes.look(line["loss"])
 
@@ -102,6 +112,9 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         if self._spikes.look(line["loss"]):
             line["spike"] = True
             self.warn(f"the loss jumped to {line['loss']:.3g} at step {line['step']}; it was {self._spikes.usual:.3g}")
+        met = [one for one in self._retries if self.last.get("step", 0) <= one["step"] < line["step"]]
+        if met:
+            line["out_of_memory"] = met
         unusable = [name for name in ("loss", "grad_norm", "learning_rate") if not math.isfinite(line[name])]
         self._write({**line, **{name: str(line[name]) for name in unusable}})
         self._first = self._first or line

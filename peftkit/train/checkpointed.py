@@ -7,7 +7,8 @@ methods for saving and loading are replaced, and its loop is left as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from peftkit.train.rows import RowOrder
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
+    from transformers import TrainerState
 
     from peftkit.checkpoint.random_state import Tensors
     from peftkit.train.saving import Saving
@@ -37,6 +39,23 @@ if TYPE_CHECKING:
 TRAINER_STATE = "trainer_state.json"
 """transformers reads a trainer's state from a file of this name."""
 _DEFAULT = {"weights", "method", "optimizer", "scheduler", "scaler", "random", "epoch_random", "loop", "run"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a training stands after a whole step, without what only an optimizer step changes.
+
+    Attributes:
+        state: Of the trainer: steps, epochs and tokens.
+        random: Of all generators of random numbers.
+        epoch_random: The same when the epoch began.
+        loop: What the loop has summed up.
+    """
+
+    state: TrainerState
+    random: tuple[Tensors, dict[str, Any]]
+    epoch_random: tuple[Tensors, dict[str, Any]]
+    loop: tuple[Tensors, dict[str, Any]]
 
 
 class CheckpointedTrainer(Trainer):  # type: ignore[misc]
@@ -60,14 +79,20 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
         self._total_loss_scalar = tensors["total"].item()
         self._globalstep_last_logged = values["logged"]
 
-    def state_to_save(self) -> State:
-        """Return all that is needed to go on after this step.
+    def point(self) -> Point:
+        """Return where the training stands now; call it between two steps."""
+        # The log stands in metrics.jsonl, and would make each save longer than the one before.
+        state = replace(self.state, log_history=[])
+        now = random_state()
+        return Point(state, now, self._epoch_random or now, self.loop_state())
+
+    def state_to_save(self, point: Point) -> State:
+        """Return all that is needed to go on from a point, with the weights and the optimizer as they are.
 
         Raises:
             ConfigError: The optimizer or the adapter's method keeps something that cannot be saved.
         """
         scaler = getattr(self.accelerator, "scaler", None)
-        now = random_state()
         return State.of(
             {
                 "weights": (dict(trained_weights(self.model, self.optimizer)), None),
@@ -75,9 +100,9 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
                 "optimizer": optimizer_part(self.model, self.optimizer),
                 "scheduler": ({}, self.lr_scheduler.state_dict()),
                 "scaler": ({}, scaler.state_dict() if scaler is not None else None),
-                "random": now,
-                "epoch_random": self._epoch_random or now,
-                "loop": self.loop_state(),
+                "random": point.random,
+                "epoch_random": point.epoch_random,
+                "loop": point.loop,
                 "run": ({}, {"identity": self.saving.identity}),
             }
         )
@@ -85,7 +110,7 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of an epoch, and remember which rows they are made of."""
         loader: DataLoader[Any] = super().get_train_dataloader()
-        self._order = RowOrder.watch(loader)
+        self._order = RowOrder.watch(loader, self.args.seed)
         return loader
 
     def get_batch_samples(
@@ -99,13 +124,16 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         """Save this step, once."""
         self.store_flos()
-        self.saving.save(self.state.global_step, self._fill)
+        self.save_point(self.point())
 
-    def _fill(self, folder: Path) -> Mapping[str, str]:
+    def save_point(self, point: Point) -> None:
+        """Save a point whose weights and optimizer are those of now, once."""
+        self.saving.save(point.state.global_step, partial(self._fill, point))
+
+    def _fill(self, point: Point, folder: Path) -> Mapping[str, str]:
         save_adapter(self.model, folder)
-        # The log stands in metrics.jsonl, and would make each save longer than the one before.
-        replace(self.state, log_history=[]).save_to_json(str(folder / TRAINER_STATE))
-        return self.state_to_save().write(folder)
+        point.state.save_to_json(str(folder / TRAINER_STATE))
+        return self.state_to_save(point).write(folder)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Save when it is due, and after the last step; stop when the run was asked to."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from peftkit.data.examples import Example
@@ -16,22 +17,24 @@ class RowOrder(Sampler[int]):
     Args:
         sampler: Gives the numbers of rows in their order.
         batch_size: Rows of a batch.
+        seed: With the epoch, it decides the order. What dropout draws does not: it draws otherwise for other batches.
     """
 
-    def __init__(self, sampler: Any, batch_size: int) -> None:
+    def __init__(self, sampler: Any, batch_size: int, seed: int) -> None:
         self._sampler = sampler
         self._batch_size = batch_size
+        self._seed = seed
         self._epoch = 0
         self._rows: list[int] = []
         self._taken = 0
 
     @classmethod
-    def watch(cls, loader: DataLoader[Any]) -> RowOrder | None:
+    def watch(cls, loader: DataLoader[Any], seed: int) -> RowOrder | None:
         """Stand between a loader's batches and its sampler; None where its batches are made in another way."""
         batches = loader.batch_sampler
         if type(batches) is not BatchSampler:
             return None
-        batches.sampler = order = cls(batches.sampler, batches.batch_size)
+        batches.sampler = order = cls(batches.sampler, batches.batch_size, seed)
         return order
 
     def begin_epoch(self, epoch: int, batches: int) -> None:
@@ -52,7 +55,12 @@ class RowOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         if hasattr(self._sampler, "set_epoch"):  # accelerate's; those of torch and transformers have none
             self._sampler.set_epoch(self._epoch)
-        self._rows = list(self._sampler)
+        if self._epoch == 0:  # nothing was drawn before that batches decide
+            self._rows = list(self._sampler)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed + self._epoch)
+                self._rows = list(self._sampler)
         return iter(self._rows)
 
     def __len__(self) -> int:

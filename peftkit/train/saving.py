@@ -9,6 +9,7 @@ from pathlib import Path
 from peftkit.checkpoint.folders import Checkpoints, Fill
 from peftkit.config import TrainConfig
 from peftkit.errors import OutputError
+from peftkit.memory.exhausted import Failure, give_back, is_out_of_memory
 from peftkit.stopping import Stop
 
 MOST_FAILED = 3
@@ -26,6 +27,7 @@ class Saving:
         stop: Whether the run was asked to stop.
         warn: Told of each save that fails.
         identity: Fingerprint of the run, which each checkpoint holds.
+        out_of_memory: Told of each save for which there was no memory, and of its step.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Saving:
         stop: Stop | None = None,
         warn: Callable[[str], None] = lambda text: None,
         identity: str = "",
+        out_of_memory: Callable[[Failure, int], None] = lambda failure, step: None,
     ) -> None:
         self.checkpoints = checkpoints
         self.identity = identity
@@ -44,6 +47,7 @@ class Saving:
         """What all saves took."""
         self._minutes = 0.0 if config.save_steps else config.save_minutes
         self._warn = warn
+        self._out_of_memory = out_of_memory
         self._failed = 0
         self._last = 0.0
         self._longest_step = 0.0
@@ -69,7 +73,7 @@ class Saving:
         """
         begun = time.monotonic()
         try:
-            saved = self.checkpoints.save(step, fill)
+            saved = self._save(step, fill)
         except OutputError as error:
             self._failed += 1
             newest = self.checkpoints.newest_step
@@ -85,6 +89,21 @@ class Saving:
         self.seconds += self._last
         self._next = now + max(60 * self._minutes, _DEAREST * self._last)
         return saved
+
+    def _save(self, step: int, fill: Fill) -> Path:
+        """Save; memory that runs out is one more reason why that may fail.
+
+        Raises:
+            OutputError: It failed.
+        """
+        try:
+            return self.checkpoints.save(step, fill)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = give_back(error, "save")
+        self._out_of_memory(failure, step)
+        raise OutputError(f"memory ran out: {failure.said}")
 
     def step_begins(self) -> None:
         """Note when a step began, to know how long one takes."""

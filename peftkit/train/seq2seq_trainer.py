@@ -103,6 +103,7 @@ class NoisyEncoder(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
+        self._handle: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -114,7 +115,9 @@ class NoisyEncoder(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Stop adding noise."""
-        deactivate_neftune(model.get_encoder(), self._handle)
+        if self._handle is not None:
+            deactivate_neftune(model.get_encoder(), self._handle)
+            self._handle = None
 
 
 def seq2seq_dataset(examples: Sequence[Example], weights: Sequence[float]) -> Dataset:

@@ -15,11 +15,12 @@ from peftkit.adapter.adalora import after_optimizer_step, orthogonality_penalty
 from peftkit.adapter.attach import save_adapter
 from peftkit.config import RunConfig
 from peftkit.kernels.install import Kernels
+from peftkit.memory.host import HostWatch
 from peftkit.train.arguments import refusals
-from peftkit.train.checkpointed import CheckpointedTrainer
 from peftkit.train.finite import GuardedTrainer
 from peftkit.train.losses import mean_terms
 from peftkit.train.optimizers import own_optimizer
+from peftkit.train.shrinking import ShrinkingTrainer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,7 +30,7 @@ Batch = dict[str, Any]
 COLUMNS = ("input_ids", "labels", "seq_lengths", "weight")
 
 
-class SharedTrainer(CheckpointedTrainer, GuardedTrainer):
+class SharedTrainer(ShrinkingTrainer, GuardedTrainer):
     """Trains an adapter that is attached already, on examples that are encoded already.
 
     Args:
@@ -76,6 +77,7 @@ class SharedTrainer(CheckpointedTrainer, GuardedTrainer):
             if name in trained:
                 value.data = trained[name]
         self.remove_callback(PrinterCallback)
+        self.host = HostWatch() if model.device.type == "cpu" else None  # a plan's model is on no device
         if self.own_loss:
             self.loss_is_scaled_for_ga = True
         self.optimizer_cls_and_kwargs = own_optimizer(config.train, config.adapter)
@@ -153,11 +155,17 @@ class AfterSteps(TrainerCallback):  # type: ignore[misc]
     """What adapters and optimizers want done after each step.
 
     Args:
-        trainer: Knows whether a step was left out.
+        trainer: Knows whether a step was left out, and is told when weights begin to change.
     """
 
     def __init__(self, trainer: SharedTrainer) -> None:
         self._trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note that from here on the weights may be changed in part."""
+        self._trainer.in_update = True
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
