@@ -94,10 +94,10 @@ CARDS: tuple[Card, ...] = (
 """Name, memory that torch reports (`torch.cuda.get_device_properties`; it varies by a few tens of MiB with the driver),
 10^12 operations a second in 16 bits and in float32, and GB a second.
 
-Rates are NVIDIA's, dense, with float32 sums: the data sheets of T4, V100, A10, A40, A100, H100, H200, L4, L40 and L40S,
-half of the figure with sparsity where only that is printed; AWS's of the A10G. Workstation cards multiply four times as
-fast in 16 bits as in float32, and GeForce cards since Ampere twice as fast, as their float32 sums make it (NVIDIA's
-papers on these architectures); float32 is twice the cores times the boost clock."""
+Rates are dense, with float32 sums, as NVIDIA states them; those of T4, V100, A40, A100, H100, L4, L40, L40S and of the
+RTX 3090, 4070, 4080, 4090 and 5090 were compared with published tables, the others follow from cores and clocks.
+Workstation cards multiply four times as fast in 16 bits as in float32, and GeForce cards since Ampere twice as fast;
+float32 is twice the cores times the boost clock. What `peftkit doctor` measures goes before these figures."""
 
 _BY_SIZE = {
     8: "RTX 4060",

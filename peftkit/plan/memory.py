@@ -16,8 +16,9 @@ HOST_LIBRARIES = 2 * GIB
 """Main memory of a process that has torch with CUDA and transformers loaded (1.5 to 2.5 GiB by release)."""
 
 _FRAGMENTS = 0.25
-"""Of a processor's heap, over the live bytes that come and go in a step: what is left in pieces. Seen in runs of the
-embedded models: 0.14 to 0.34, and far more in one of large batches whose layers are recomputed."""
+"""What a process on a processor takes over the live bytes that come and go in a step, as a share of these; probably
+what its heap leaves in pieces. Fitted to five runs of the embedded models: 0.14 to 0.34 in these, far more in one of
+large batches whose layers are recomputed."""
 
 _FILE_SYSTEM = 50 * MIB  # predictions, report and logs of a run
 

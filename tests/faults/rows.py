@@ -56,6 +56,13 @@ ROWS = {
     ),
     "signals": Row("a signal saves and leaves with 128 + n; the run goes on to the same bytes", ".proof_signals"),
     "nan": Row("a step that is not finite is not taken: the weights stay as they are", "..train.proof_finite"),
+    "rows": Row(
+        "each file and row that people get wrong has one outcome, and rows of chance are all counted", ".proof_rows"
+    ),
+    "configuration": Row("a hostile or random configuration loads or is refused with a reason", ".proof_configuration"),
+    "determinism": Row(
+        "runs in other places and at other times leave the same adapter, byte for byte", ".proof_determinism"
+    ),
     "planted": Row("a bug that is planted into the package is seen by a test", ".proof_planted"),
     "flakes": Row("the tests of faults pass each time", ".proof_flakes"),
 }
