@@ -60,13 +60,16 @@ def calibration_of(kind: str) -> Calibration:
         for line in _file().read_text(encoding="utf-8").splitlines():
             with suppress(ValueError, KeyError, TypeError, ZeroDivisionError):  # a line that a crash left half written
                 row: dict[str, Any] = json.loads(line)
-                if row["machine"] == here:
-                    (alike if row["kind"] == kind else others).append(float(row["measured"]) / float(row["forecast"]))
+                ratio = float(row["measured"]) / float(row["forecast"])
+                if row["machine"] == here and ratio > 0:
+                    (alike if row["kind"] == kind else others).append(ratio)
     return Calibration(tuple(alike[-_LATEST:]), tuple(others[-_LATEST:]))
 
 
 def note(kind: str, forecast: float, measured: float) -> None:
-    """Keep a run's seconds per step, forecast without calibration, and measured."""
+    """Keep a run's seconds per step, forecast without calibration, and measured, unless it was too short to tell."""
+    if measured <= 0:
+        return
     with suppress(OSError):  # a cache that cannot be written costs no run
         _file().parent.mkdir(parents=True, exist_ok=True)
         row = {"machine": machine.key(), "kind": kind, "forecast": forecast, "measured": measured}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from .children import WORDS, adapter_of
+from .children import adapter_of
+from .world import WORDS
 
-SETTINGS = (*WORDS, "data.test_fraction=0.2", "train.max_length=256", "data.path=reviews.jsonl")
+SETTINGS = (*WORDS, "train.save_steps=3", "data.path=reviews.jsonl")
 
 
 @dataclass(frozen=True)

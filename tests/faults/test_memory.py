@@ -223,7 +223,7 @@ def test_a_real_end_of_memory_is_met_before_the_first_step(tmp_path):
     child = os.fork()
     if not child:
         try:
-            look_with_room_for(24_000_000, tmp_path / "retries.json")
+            look_with_room_for(10_000_000, tmp_path / "retries.json")
         finally:
             os._exit(0)
     os.waitpid(child, 0)
