@@ -69,6 +69,7 @@ def record(name: str, row: "Row", options: argparse.Namespace) -> dict[str, Any]
     cases = list(row.cases(not options.short))
     seen = None if options.anew else _known(options.out, name, form)
     seen = seen or {"tried": 0, "passed": 0, "failures": [], "counts": {}, "done": 0, "seconds": 0.0}
+    surroundings = about()
     began = written = time.monotonic()
     for case in cases[seen["done"] :]:
         wrong, counts = None, {}
@@ -91,7 +92,7 @@ def record(name: str, row: "Row", options: argparse.Namespace) -> dict[str, Any]
         if now - written > REST or late or seen["done"] == len(cases):
             seen["seconds"] = round(seen["seconds"] + now - written, 1)
             written = now
-            _write(options.out, name, {"what": row.what, "form": form, **seen, "cases": len(cases), **about()})
+            _write(options.out, name, {"what": row.what, "form": form, **seen, "cases": len(cases), **surroundings})
         if late:
             break
     return {**seen, "cases": len(cases)}

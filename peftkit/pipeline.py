@@ -200,7 +200,8 @@ class _Run:
         self.stop.require_none()
         self.ui.stage(title)
         begun = time.perf_counter()
-        yield
+        with self.stop.before_errors():
+            yield
         self.seconds[name] = round(time.perf_counter() - begun, 3)
 
     def go(self) -> RunResult:

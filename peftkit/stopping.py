@@ -47,6 +47,7 @@ class Stop:
         self._number: int | None = None
         self._late = False
         self._waits = False
+        self._interrupted = False
         self._process = os.getpid()
 
     @property
@@ -86,6 +87,20 @@ class Stop:
             self._leave(self._number)
 
     @contextmanager
+    def before_errors(self) -> Iterator[None]:
+        """Leave where a library that was interrupted raises an error of its own, such as one of a file that it closed.
+
+        Raises:
+            Stopped: In place of an error that came after a signal.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._interrupted and self._number is not None:
+                raise Stopped(signal.Signals(self._number).name, 128 + self._number) from error
+            raise
+
+    @contextmanager
     def listening(self) -> Iterator[None]:
         """Take signals, where this thread may; the handlers that were there before come back.
 
@@ -110,6 +125,7 @@ class Stop:
         for name in _SIGNALS:
             signal.signal(getattr(signal, name), signal.SIG_DFL)
         if not self._waits:
+            self._interrupted = True
             self._leave(number)
 
     def _leave(self, number: int) -> None:

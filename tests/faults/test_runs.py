@@ -104,6 +104,26 @@ def test_a_signal_that_comes_while_an_object_goes_is_not_lost():
             stop.require_none()
 
 
+def test_an_error_that_an_interrupted_library_raises_is_no_error_of_the_run():
+    def interrupted():
+        try:
+            kill(signal.SIGTERM)
+        finally:
+            raise ValueError("a file that was closed")
+
+    def told_to_save():
+        with stop.awaited():
+            kill(signal.SIGTERM)
+            raise OutputError("it cannot be saved")
+
+    for act, outcome in ((interrupted, Stopped), (told_to_save, OutputError)):
+        stop = Stop()
+        with stop.listening(), pytest.raises(outcome), stop.before_errors():
+            act()
+    with pytest.raises(ValueError, match="its own"), Stop().before_errors():
+        raise ValueError("its own")
+
+
 def test_a_limit_of_time_saves_and_stops(alone, tmp_path):
     words, wanted = alone
     out = tmp_path / "run"
