@@ -92,9 +92,11 @@ def test_nothing_is_changed_by_the_recipe_and_its_preset_alone() -> None:
 
 def test_a_file_names_recipe_and_preset(mine: str, tmp_path: Path) -> None:
     file = in_file(tmp_path, f"recipe: {mine}\npreset: large")
-    resolved = resolve(str(file))
+    with pytest.raises(ConfigError, match="cannot choose code that is run"):
+        resolve(str(file))
+    resolved = resolve(str(file), own_run=True)
     assert (resolved.recipe.name, resolved.config.recipe, resolved.config.preset) == ("mine", mine, "large")
-    assert resolve(str(file), preset="tiny").config.preset == "tiny"
+    assert resolve(str(file), preset="tiny", own_run=True).config.preset == "tiny"
     assert resolve("sentiment", file=in_file(tmp_path, "recipe: sentiment")).recipe.name == "sentiment"
 
 
