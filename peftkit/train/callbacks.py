@@ -127,7 +127,8 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         Args:
             saving: Seconds in which checkpoints were written, which is no part of a step.
         """
-        first = self._first if self._first["step"] < self.last["step"] else {"step": 0, "seconds": 0.0}
+        known = bool(self._first) and self._first["step"] < self.last["step"]  # not where all steps were taken before
+        first = self._first if known else {"step": 0, "seconds": 0.0}
         seconds = float(self.last["seconds"] - first["seconds"] - saving)
         return max(0.0, seconds) / max(1, int(self.last["step"] - first["step"]))
 
