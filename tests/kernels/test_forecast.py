@@ -46,7 +46,7 @@ def test_a_processor_measures_what_is_forecast(quantization, settings):
     batch = Batch(2, 96, 20)
     config = _config(quantization, path=str(tiny("llama")), per_device_train_batch_size=2, **settings)
     traced = trace_step(settings_of(find_model(config.model)), config, "causal", batch, Device("cpu", torch.float32))
-    states = 2**14  # three of random numbers, which a recomputation keeps and the trace does not, and counters
+    states = 2**15  # five of random numbers, probably, which are kept beside a step and not traced: 21 to 25 KB here
     measured = measure_run(config, "causal", batch).peak
     assert traced.trace.peak == pytest.approx(measured, rel=0.02, abs=states)
 
