@@ -77,7 +77,10 @@ def test_a_signal_before_training_leaves_nothing_or_what_can_go_on(alone, tmp_pa
 
 
 def test_handlers_come_back_and_ignored_signals_stay_ignored():
-    before = signal.getsignal(signal.SIGTERM)
+    def mine(number, frame):
+        raise AssertionError("this one is not asked while a run listens")
+
+    before = signal.signal(signal.SIGTERM, mine)
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Stop().listening():
@@ -85,8 +88,9 @@ def test_handlers_come_back_and_ignored_signals_stay_ignored():
             with pytest.raises(Stopped) as caught:
                 kill(signal.SIGTERM)
         assert (caught.value.reason, caught.value.exit_code) == ("SIGTERM", 143)
-        assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.getsignal(signal.SIGTERM) is mine
     finally:
+        signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGHUP, ignored)
 
 
