@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; set
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell in the background leaves it, for our children too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def float32_everywhere() -> Iterator[None]:
+    """Answers are compared to the last digits, so models compute in float32, whatever this machine is fastest in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peftkit.machine.fast_dtype", lambda: "float32")
+        yield
 
 
 @pytest.fixture(autouse=True)
