@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peftkit import machine
 from peftkit.errors import DoesNotFitError, NotModelledError, PeftkitError
 from peftkit.model.load import settings_of
 from peftkit.plan.advice import Adviser
@@ -53,11 +51,8 @@ def choose_layers(config: RunConfig, base: FoundModel, data: Prepared, ui: UI) -
         return config
     subject = _subject(config, base, data)
     layers = int(subject.settings.get_text_config().num_hidden_layers)
-    card = this_machine()
-    if card.kind == "cuda":  # others may have a part of it
-        card = replace(card, memory=min(card.memory, machine.free_cuda()))
     try:
-        config = with_layers_chosen(subject, card).config
+        config = with_layers_chosen(subject, this_machine()).config
     except NotModelledError as error:
         ui.note(f"no forecast, so all layers are recomputed: {error}")
         return with_layers(config, layers)

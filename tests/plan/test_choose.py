@@ -93,7 +93,8 @@ def test_a_run_writes_the_number_down_and_goes_on_with_it(small, tmp_path, monke
     monkeypatch.setattr(before, "require_fit", lambda *args: None)
     whole = before.this_machine()
     with monkeypatch.context() as inside:
-        inside.setattr(before, "this_machine", lambda: Card("a small one", 1, 10, 1e11, False, 0, 0, "cpu"))
+        small_one = Card("a small one", 1, 10, 5, 1e11, bfloat16=False, context=0, workspace=0, kind="cpu")
+        inside.setattr(before, "this_machine", lambda: small_one)
         inside.setattr(pipeline._Run, "train", stopped)
         with pytest.raises(RuntimeError, match="before its first step"):
             pipeline.run("sentiment", words=[*small, *AUTO], out=tmp_path / "run")
