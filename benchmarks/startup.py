@@ -1,4 +1,4 @@
-"""Measure how long commands take that a person waits for: help, lists, and plans, each in a process of its own.
+"""Measure how long commands take that do nothing yet but start: help and lists, each in a process of its own.
 
 python benchmarks/startup.py [--rounds 10]
 """
@@ -14,23 +14,17 @@ from peftkit.bench.result import Run, write_result
 
 HERE = Path(__file__).parent
 START = ("--version", "--help", "recipes")
-PLANS = (
-    "plan sentiment",
-    "plan completion model.path=meta-llama/Llama-3.1-8B train.max_length=8192 --gpu 24GB",
-    "plan completion model.path=meta-llama/Llama-3.3-70B train.max_length=4096 --gpu 80GB",
-)
 
 
 def main() -> None:
     """Run all commands round by round, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--plans", type=int, default=3, help="rounds of the plans, which take longer")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "startup")
     options = parser.parse_args()
     runs = [turn("python", ["-c", "pass"], number + 1) for number in range(options.rounds)]
-    for words, rounds in (*((one, options.rounds) for one in START), *((one, options.plans) for one in PLANS)):
-        for number in range(rounds):
+    for words in START:
+        for number in range(options.rounds):
             runs.append(turn("peftkit", ["-m", "peftkit", *words.split()], number + 1))
         print(f"peftkit {words}: {runs[-1].measures['seconds']:.2f} s", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -45,7 +39,7 @@ def turn(who: str, words: list[str], number: int) -> Run:
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begun
     case = words[-1] if who == "python" else " ".join(["peftkit", *words[2:]])
-    if done.returncode not in (0, 11):  # a plan that does not fit is an answer
+    if done.returncode:
         return Run(case=case, contestant=who, round=number, status="failed", reason=done.stderr.strip()[-200:])
     return Run(case=case, contestant=who, round=number, measures={"seconds": seconds})
 

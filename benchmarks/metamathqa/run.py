@@ -225,7 +225,7 @@ def run_info(name: str, options: argparse.Namespace, error: str, started: dateti
         "experiment_name": name,
         "peft_branch": "peftkit",
         "train_config": {
-            "model_id": "meta-llama/Llama-3.2-3B" if "/" not in options.model else Path(options.model).name,
+            "model_id": Path(options.model).name if Path(options.model).exists() else options.model,
             "dtype": dtype,
             "max_seq_length": 768,
             "batch_size": options.batch,

@@ -35,7 +35,9 @@ def compete(train: Train, words: list[str] | None = None) -> None:
     except ImportError as error:
         found = _failed("missing", error)
     except Exception as error:  # whatever it is, it is this contestant's row
-        found = _failed("out of memory" if _is_out_of_memory(error) else "failed", error)
+        from peftkit.memory.exhausted import is_out_of_memory
+
+        found = _failed("out of memory" if is_out_of_memory(error) else "failed", error)
     outcome.write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -52,10 +54,3 @@ def _cap(limit: int | None) -> None:
 def _failed(status: str, error: Exception) -> dict[str, Any]:
     traceback.print_exception(error)
     return {"status": status, "reason": f"{type(error).__name__}: {first_line(error)}", "measures": {}, "detail": {}}
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's, on a processor
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or allocator

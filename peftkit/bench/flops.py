@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -62,11 +61,7 @@ def shape_of(model: PreTrainedModel) -> Shape:
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(model.config)
     head = plain.get_output_embeddings()
-    linear = sum(_parameters(one) for one in plain.modules() if isinstance(one, torch.nn.Linear) and one is not head)
+    linear = sum(one.weight.numel() for one in plain.modules() if isinstance(one, torch.nn.Linear) and one is not head)
     heads = settings.num_attention_heads
     size = getattr(settings, "head_dim", None) or settings.hidden_size // heads
     return Shape(settings.num_hidden_layers, linear, 0 if head is None else head.weight.numel(), heads * size)
-
-
-def _parameters(layer: torch.nn.Linear) -> int:
-    return layer.weight.numel()

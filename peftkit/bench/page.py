@@ -11,6 +11,7 @@ from typing import Any
 from peftkit.bench.charts import charts_of
 from peftkit.bench.result import Result
 from peftkit.bench.tables import FORMULA, cells, columns_of, failures, ratio_row, remark, said_of
+from peftkit.evaluate.template import page_template
 from peftkit.evaluate.wording import size, when
 from peftkit.rundir import write_text
 
@@ -23,19 +24,7 @@ def write_page(results: Sequence[Result], file: Path) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("peftkit.bench", "."), jinja2.PackageLoader("peftkit.evaluate", ".")]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"size": size, "when": when}
-    page = environment.get_template("bench.html.j2").render(
+    page = page_template("peftkit.bench", "bench.html.j2", size=size, when=when).render(
         parts=[_part(result, f"r{number}") for number, result in enumerate(results)],
         formula=FORMULA,
         version=version("peftkit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def random_model(name: str, layers: int | None, positions: int, folder: Path) ->
     block = _block()
     ones = _ONE.to_bytes(2, "little")
     with (place / SINGLE).open("wb") as out:
-        sizes = {one: 2 * _count(shape) for one, shape in shapes.items()}
+        sizes = {one: 2 * math.prod(shape) for one, shape in shapes.items()}
         out.write(write_header({one: ("BF16", shapes[one], sizes[one]) for one in shapes}, {"format": "pt"}))
         for one, shape in shapes.items():
             if len(shape) == 1 and "norm" in one:  # with other scales a deep model's values would vanish
@@ -72,10 +73,3 @@ def _block() -> bytes:
 
     drawn = np.random.default_rng(0).normal(0, _SCALE, _DRAWN).astype(np.float32)
     return (drawn.view(np.uint32) >> 16).astype(np.uint16).tobytes()  # bfloat16: the upper half of a float32
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    number = 1
-    for one in shape:
-        number *= one
-    return number

@@ -200,7 +200,7 @@ def _turn(
     contestant, prepared = asked.contestants[name], made["experiments"][case]
     outcome = scratch / "outcome.json"
     outcome.unlink(missing_ok=True)
-    command = [*_command(contestant, asked.folder, prepared["job"], outcome)]
+    command = list(_command(contestant, asked.folder, prepared["job"], outcome))
     log = folder / LOGS / f"{_plain(case)}-{_plain(name)}-{number}.txt"
     begun = time.perf_counter()
     with log.open("w", encoding="utf-8") as lines:

@@ -18,8 +18,7 @@ from transformers import TrainerCallback
 from peftkit import machine
 from peftkit.bench.flops import shape_of
 from peftkit.bench.job import Job
-
-IGNORED = -100
+from peftkit.data.examples import IGNORED
 
 
 @dataclass
@@ -153,16 +152,12 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
             for ids, labels in zip(self.job.held_out_ids, self.job.held_out_labels, strict=True):
                 batch = torch.tensor([ids], device=model.device)
                 targets = torch.tensor(labels[1:], device=model.device)
-                with _autocast(self.trainer):
+                with self.trainer.compute_loss_context_manager():
                     logits = model(input_ids=batch, use_cache=False).logits[0, :-1]
                 kept = targets != IGNORED
                 loss = torch.nn.functional.cross_entropy(logits[kept].float(), targets[kept], reduction="sum")
                 total, count = total + float(loss), count + float(kept.sum())
         return total / count if count else None
-
-
-def _autocast(trainer: Any) -> Any:
-    return trainer.compute_loss_context_manager()
 
 
 def _lengths(inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.config import TrainConfig
 from peftkit.errors import OutputError
-from peftkit.train.optimizers import find_optimizer
+from peftkit.train.optimizers import find_optimizer, state_bytes
 from peftkit.ui import size
 
 if TYPE_CHECKING:
@@ -16,21 +16,19 @@ if TYPE_CHECKING:
 
 _REST = 1 << 16  # bytes of random states, settings and headers
 _SPARE = 1 << 24  # bytes for the report and what else a run writes beside its adapter
-_UNKNOWN_STATE = 8  # bytes per trained parameter of an optimizer that is not in the table: that of AdamW
 _SMALL = 4096  # values below which optimizers of 8 bits hold a tensor's state in 32
 
 
 def checkpoints_size(trained: int, train: TrainConfig) -> int:
     """Return about how many bytes the checkpoints that are kept, and one more, come to, by the trained parameters."""
-    optimizer = find_optimizer(train.optim)
-    one = _REST + trained * (4 + 4 + (optimizer.state_bytes if optimizer else _UNKNOWN_STATE))
+    one = _REST + trained * (4 + 4 + state_bytes(train.optim))
     return round(one * (train.save_total_limit + 1))
 
 
 def checkpoint_size(model: PeftModel, train: TrainConfig) -> int:
     """Return how many bytes a checkpoint will have: the adapter as it is used, as it is trained, and the optimizer."""
     optimizer = find_optimizer(train.optim)
-    state = optimizer.state_bytes if optimizer else _UNKNOWN_STATE
+    state = state_bytes(train.optim)
     small = 4 * state if optimizer and "8bit" in optimizer.transformers else state
     total = float(_REST)
     for name, value in model.named_parameters():

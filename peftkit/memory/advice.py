@@ -47,17 +47,15 @@ def advised(config: RunConfig, base: FoundModel, data: Prepared, retries: Retrie
 
 def changes(config: RunConfig, base: FoundModel, data: Prepared) -> list[Advice]:
     """Return the changes that save memory, those first that cost least time; none where the run is not modelled."""
-    from peftkit.model.load import settings_of
     from peftkit.plan.advice import Adviser
+    from peftkit.plan.before import subject_of_run
     from peftkit.plan.changes import smaller
-    from peftkit.plan.forecast import Subject
     from peftkit.plan.plan import forecasts_of
     from peftkit.plan.rates import this_machine
-    from peftkit.plan.workload import workload_of
 
     found = []
     with suppress(PeftkitError):
-        subject = Subject(settings_of(base.source), config, base.family, workload_of(data.train, data.test, config))
+        subject = subject_of_run(config, base, data)
         adviser = Adviser(subject, forecasts_of(subject, [this_machine()])[0])
         for change in smaller(subject):
             with suppress(PeftkitError, ValidationError):  # a change that does not suit this run is no advice

@@ -89,19 +89,15 @@ def once_more(attempt: Callable[[], Result], where: str, told: Callable[[Failure
     Raises:
         MemoryGoneError: Memory ran out again.
     """
-    try:
-        return attempt()
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        failure = give_back(error, where)
-    told(failure)
-    try:
-        return attempt()
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        failure = give_back(error, where)
+    for last in (False, True):
+        try:
+            return attempt()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = give_back(error, where)
+        if not last:
+            told(failure)
     raise MemoryGoneError(f"memory ran out twice ({where}): {failure.said}")
 
 

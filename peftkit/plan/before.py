@@ -32,7 +32,7 @@ def forecast_run(config: RunConfig, base: FoundModel, data: Prepared, ui: UI) ->
     Returns:
         What the forecast is about, and the forecast; None where a part cannot be modelled, which is said.
     """
-    subject = _subject(config, base, data)
+    subject = subject_of_run(config, base, data)
     try:
         (found,) = forecasts_of(subject, [this_machine()])
     except PeftkitError as error:  # a run that cannot be at all says so itself, at the place where it fails
@@ -49,7 +49,7 @@ def choose_layers(config: RunConfig, base: FoundModel, data: Prepared, ui: UI) -
     """
     if config.train.checkpoint_layers != "auto":
         return config
-    subject = _subject(config, base, data)
+    subject = subject_of_run(config, base, data)
     layers = int(subject.settings.get_text_config().num_hidden_layers)
     try:
         config = with_layers_chosen(subject, this_machine()).config
@@ -60,7 +60,8 @@ def choose_layers(config: RunConfig, base: FoundModel, data: Prepared, ui: UI) -
     return config
 
 
-def _subject(config: RunConfig, base: FoundModel, data: Prepared) -> Subject:
+def subject_of_run(config: RunConfig, base: FoundModel, data: Prepared) -> Subject:
+    """Return what is forecast of a run whose rows are there."""
     return Subject(settings_of(base.source), config, base.family, workload_of(data.train, data.test, config))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from peftkit.evaluate.charts import AFTER, chart
+from peftkit.evaluate.template import page_template
 from peftkit.evaluate.wording import count, size
 from peftkit.rundir import require_new, write_text
 from peftkit.share.inspect import Inspected, Module
@@ -27,21 +28,9 @@ def write_page(found: Inspected, path: Path) -> None:
     Raises:
         OutputError: There is such a file already, or it cannot be written.
     """
-    import jinja2
-
     require_new(path)
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("peftkit.share", "."), jinja2.PackageLoader("peftkit.evaluate", ".")]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"size": size, "count": count}
     passport = found.passport
-    page = environment.get_template("inspect.html.j2").render(
+    page = page_template("peftkit.share", "inspect.html.j2", size=size, count=count).render(
         found=found,
         title=f"{passport.recipe} on {passport.base.path}" if passport else found.folder.name,
         facts=facts(found),

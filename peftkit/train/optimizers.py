@@ -95,6 +95,12 @@ def find_optimizer(name: str) -> Optimizer | None:
     return next((one for one in OPTIMIZERS.values() if one.transformers == name), None)
 
 
+def state_bytes(name: str) -> float:
+    """Return the bytes of state for each trained parameter; those of AdamW for an optimizer that is not known."""
+    found = find_optimizer(name) or OPTIMIZERS["adamw"]
+    return found.state_bytes
+
+
 def optimizer_complaints(train: TrainConfig, adapter: AdapterConfig) -> Iterator[tuple[str, str]]:
     """Yield the keys that name no usable optimizer, or do not go with it, each with what is wrong.
 

@@ -18,12 +18,11 @@ from peftkit.memory.exhausted import collect
 from peftkit.memory.host import HostWatch
 from peftkit.train.batches import optimizer_steps
 from peftkit.train.checkpointed import CheckpointedTrainer, Point
-from peftkit.train.optimizers import find_optimizer
+from peftkit.train.optimizers import state_bytes
 from peftkit.train.worst_batch import left_as_it_is, worst_rows
 
 FEWEST_BATCHES = 20
 """Micro-batches of a run that is worth a look at the worst of them: with fewer, the run itself meets it soon."""
-_UNKNOWN_STATE = 8  # bytes per trained parameter of an optimizer that is not in the table: that of AdamW
 _SAME_ORDER = ("group_by_length", "random", "sequential")  # of strategies: go by the rows of a step, not of a batch
 
 
@@ -167,7 +166,5 @@ class ShrinkingTrainer(CheckpointedTrainer):
             value.grad = None
 
     def _state_bytes(self) -> int:
-        optimizer = find_optimizer(self.config.train.optim)
-        each = optimizer.state_bytes if optimizer else _UNKNOWN_STATE
         trained: int = sum(one.numel() for one in self.model.parameters() if one.requires_grad)
-        return round(each * trained)
+        return round(state_bytes(self.config.train.optim) * trained)

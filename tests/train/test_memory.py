@@ -9,26 +9,20 @@ from transformers import TrainerCallback
 
 from peftkit.adapter.attach import WEIGHTS, save_adapter
 from peftkit.errors import MemoryGoneError, OutputError
-from peftkit.memory.exhausted import HostMemoryLowError, give_back, is_out_of_memory
-from peftkit.memory.host import RESERVE, HostWatch, cgroup_room
+from peftkit.memory.host import HostWatch
 from peftkit.memory.retries import Retries, smaller_batch
 from peftkit.train.callbacks import MetricsCallback
 from peftkit.train.surviving import look_at_worst_batch, train_through
 from peftkit.train.worst_batch import worst_rows
 
 from ..faults.training import PRECISIONS, ROWS, Ledger, settings
+from ..memory.errors import gone
 from .families import Run, examples
 
 
 @pytest.fixture(autouse=True)
 def no_wait_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-
-
-def gone(device="cuda"):
-    if device == "cuda":
-        return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    return RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried")
 
 
 class Fails:
@@ -291,15 +285,6 @@ def test_half_again_and_again_and_then_no_more(tmp_path, monkeypatch):
         Done(tmp_path / "c", cell(rows=32), fails=Fails(monkeypatch, "forward", 1, 0))
 
 
-def test_the_next_numbers_that_divide_a_step():
-    assert smaller_batch(6, 1) == (3, 2)
-    assert smaller_batch(3, 2) == (1, 6)
-    assert smaller_batch(7, 1) == (1, 7)
-    assert smaller_batch(7, 2) == (2, 7)
-    assert smaller_batch(16, 4) == (8, 8)
-    assert smaller_batch(1, 8) is None
-
-
 def test_a_training_that_is_taken_up_goes_on_with_less(tmp_path, monkeypatch):
     """As if its process had ended right after the retry, or some steps later."""
     import shutil
@@ -370,81 +355,6 @@ def test_a_save_without_memory_counts_as_a_save_that_failed(tmp_path, monkeypatc
         Done(tmp_path / "b", cell(save_steps=1))
 
 
-def test_what_a_failed_attempt_held_is_given_back():
-    import weakref
-
-    held = []
-
-    class Big:
-        pass
-
-    def attempt():
-        big = Big()
-        held.append(weakref.ref(big))
-        try:
-            raise ValueError(big)
-        except ValueError as error:
-            raise gone("cpu") from error
-
-    try:
-        attempt()
-    except RuntimeError as error:
-        failure = give_back(error, "test")
-        error.__cause__.args = ()
-    assert failure.said.startswith("[enforce fail at alloc_cpu.cpp:124]")
-    assert held[0]() is None
-
-
-@pytest.mark.parametrize(
-    "error", [gone(), gone("cpu"), MemoryError(), HostMemoryLowError("low"), OSError(12, "Cannot allocate memory")]
-)
-def test_what_is_out_of_memory(error):
-    assert is_out_of_memory(error)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), OSError(28, "No space left"), ValueError("x")])
-def test_what_is_not(error):
-    assert not is_out_of_memory(error)
-
-
-class Host:
-    """Main memory of a made-up machine, where a batch takes 10 MB for each token."""
-
-    def __init__(self, free):
-        self.free, self.here, self.top = free, 2_000_000_000, 2_000_000_000
-        self.watch = HostWatch(lambda: self.free, lambda: self.here, lambda: self.top)
-
-    def batch(self, size):
-        with self.watch.batch(size):
-            self.top = max(self.top, self.here + size * 10_000_000)
-
-
-def test_main_memory_is_asked_for_what_a_batch_needs_and_no_more():
-    host = Host(free=1_500_000_000)
-    host.batch(100)
-    host.free = 1_000_000_000 + RESERVE
-    host.batch(100)  # just enough is no alarm
-    host.free -= 1
-    with pytest.raises(HostMemoryLowError, match=r"takes about 1\.00 GB more, and 1\.13 GB are free"):
-        host.batch(100)
-    host.batch(50)  # a smaller one has room
-    with pytest.raises(HostMemoryLowError):
-        host.batch(101)
-    host.here += 1_000_000_000  # freed, but not given back to the system: it needs no room again
-    host.free = RESERVE
-    host.batch(100)
-    host.free -= 1
-    with pytest.raises(HostMemoryLowError):
-        host.watch.require()
-
-
-def test_a_batch_that_stays_below_what_was_held_before_is_no_alarm():
-    host = Host(free=RESERVE)
-    host.top += 5_000_000_000  # the model was loaded with that much for a moment
-    for _ in range(2):
-        host.batch(100)
-
-
 def test_all_rows_are_not_tried_where_two_show_that_they_do_not_fit(tmp_path):
     config = cell(rows=8)
     run = Run(tmp_path, "causal", config, examples("causal", config, ROWS))
@@ -482,27 +392,3 @@ def test_a_training_meets_low_main_memory_as_any_other_end_of_memory(tmp_path):
     assert retries.events[0]["said"].startswith("main memory: what comes next takes about")
     assert retries.micro_batch == (2, 2)
     assert run.trainer.state.global_step == smaller.run.trainer.state.global_step
-
-
-def test_the_room_of_cgroups(tmp_path):
-    root = tmp_path / "cgroup"
-    inside = root / "user" / "job"
-    inside.mkdir(parents=True)
-    for folder, limit, taken in ((inside, "max", 5), (root / "user", "1000", 700)):
-        (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text(f"{taken}\n")
-        (folder / "memory.stat").write_text("anon 1\ninactive_file 50\n")
-    membership = tmp_path / "membership"
-    membership.write_text("0::/user/job\n")
-    assert list(cgroup_room(membership, root)) == [350]
-    old = root / "memory" / "job"
-    old.mkdir(parents=True)
-    (old / "memory.limit_in_bytes").write_text("2000\n")
-    (old / "memory.usage_in_bytes").write_text("100\n")
-    (old / "memory.stat").write_text("cache 1\ninactive_file 3\ntotal_inactive_file 4\n")
-    (root / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    (root / "memory" / "memory.usage_in_bytes").write_text("100\n")
-    (root / "memory" / "memory.stat").write_text("")
-    membership.write_text("4:memory:/job\n3:cpu:/\n")
-    assert list(cgroup_room(membership, root)) == [1904]
-    assert list(cgroup_room(tmp_path / "none", root)) == []
