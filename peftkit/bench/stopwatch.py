@@ -21,6 +21,10 @@ from peftkit.bench.job import Job
 from peftkit.data.examples import IGNORED
 
 
+_HELD_OUT_BATCH = 8
+"""Rows of one pass while held-out rows are judged."""
+
+
 @dataclass
 class _Step:
     """What passed through the model in one step, and when it was done."""
@@ -147,17 +151,22 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
     def _held_out_loss(self, model: Any) -> float | None:
         """Return the mean loss of a trained token in rows that were not trained on, in nats."""
         total = count = 0.0
+        rows = sorted(zip(self.job.held_out_ids, self.job.held_out_labels, strict=True), key=lambda row: len(row[0]))
         model.eval()
-        with torch.no_grad():
-            for ids, labels in zip(self.job.held_out_ids, self.job.held_out_labels, strict=True):
-                batch = torch.tensor([ids], device=model.device)
-                targets = torch.tensor(labels[1:], device=model.device)
-                with self.trainer.compute_loss_context_manager():
-                    logits = model(input_ids=batch, use_cache=False).logits[0, :-1]
-                kept = targets != IGNORED
-                loss = torch.nn.functional.cross_entropy(logits[kept].float(), targets[kept], reduction="sum")
-                total, count = total + float(loss), count + float(kept.sum())
+        for begin in range(0, len(rows), _HELD_OUT_BATCH):
+            ids, labels = zip(*rows[begin : begin + _HELD_OUT_BATCH], strict=True)
+            targets = _padded(labels, IGNORED)[:, 1:].to(model.device)
+            batch = {"input_ids": _padded(ids, 0), "attention_mask": _padded([[1] * len(one) for one in ids], 0)}
+            with torch.no_grad(), self.trainer.compute_loss_context_manager():
+                logits = model(**{name: one.to(model.device) for name, one in batch.items()}, use_cache=False).logits
+            kept = targets != IGNORED
+            loss = torch.nn.functional.cross_entropy(logits[:, :-1][kept].float(), targets[kept], reduction="sum")
+            total, count = total + float(loss), count + float(kept.sum())
         return total / count if count else None
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
 def _lengths(inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -6,10 +6,12 @@ the whole row; elsewhere one call of torch's attention runs for each text. What 
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from peftkit.kernels.loss_head import is_processor
 
 NAME = "varlen"
 """What `model.attn_implementation` takes for it."""
@@ -87,13 +89,12 @@ def attend(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    # Meta tensors have no lengths to read: what is alive for one long text is the same.
-    if attention_mask is not None or cu_seq_lens_q is None or query.is_meta:
-        plain: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal, **more
-        )
-        return plain
+    plain: Callable[..., tuple[torch.Tensor, None]] = sdpa_attention_forward
+    if attention_mask is not None or cu_seq_lens_q is None:
+        return plain(module, query, key, value, attention_mask, dropout, scaling, is_causal, **more)
     if max_length_q is not None and _has_kernel(query, value, dropout, more):
+        if query.is_meta:  # it has no lengths to read; what the kernel keeps is what one long text keeps
+            return plain(module, query, key, value, None, dropout, scaling, is_causal, **more)
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
@@ -103,15 +104,20 @@ def attend(
         )
         assert isinstance(found, torch.Tensor)
         return found[None], None
-    parts = [
-        sdpa_attention_forward(
-            module, *(one[:, :, start:end] for one in (query, key, value)), None, dropout, scaling, is_causal, **more
-        )[0]
-        for start, end in pairwise(cu_seq_lens_q.tolist())
-    ]
+    lengths = _lengths(cu_seq_lens_q, query.shape[2])
+    texts = zip(*(one.split(lengths, dim=2) for one in (query, key, value)), strict=True)
+    parts = [plain(module, *text, None, dropout, scaling, is_causal, **more)[0] for text in texts]
     return torch.cat(parts, dim=1), None
+
+
+def _lengths(starts: torch.Tensor, tokens: int) -> list[int]:
+    """Return the tokens of each text; on the meta device, which has none to read, two halves: they take the same."""
+    if starts.is_meta:
+        return [tokens // 2, tokens - tokens // 2]
+    lengths: list[int] = starts.diff().tolist()
+    return lengths
 
 
 def _has_kernel(query: torch.Tensor, value: torch.Tensor, dropout: float, more: dict[str, Any]) -> bool:
     fits = query.dtype in _HALF and query.shape[-1] == value.shape[-1] <= _LARGEST_HEAD
-    return query.is_cuda and fits and not dropout and more.get("softcap") is None
+    return not is_processor(query.device) and fits and not dropout and more.get("softcap") is None

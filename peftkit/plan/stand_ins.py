@@ -154,6 +154,7 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
     import peftkit.kernels.install
     import peftkit.kernels.loss_head
     import peftkit.kernels.tiles
+    import peftkit.kernels.varlen
     import peftkit.train.trainer
 
     surroundings = Surroundings(device, dtype)
@@ -179,6 +180,7 @@ def meant_device(device: str, dtype: torch.dtype | None) -> Iterator[Surrounding
             (peftkit.train.trainer, "_compiles_nothing", lambda device: True),
             (peftkit.kernels.install, "device_of", lambda model: device),
             (peftkit.kernels.loss_head, "is_processor", lambda _: not on_gpu),
+            (peftkit.kernels.varlen, "is_processor", lambda _: not on_gpu),
             (peftkit.kernels.tiles, "as_now", lambda hidden: surroundings.again),
             (head, "_use_triton", lambda device: on_gpu),
             (torch, "is_autocast_enabled", enabled),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+from peftkit.adapter.adalora import after_optimizer_step, allocator_state
 from peftkit.adapter.attach import count_parameters
 from peftkit.config import RunConfig
 from peftkit.data.examples import Example
@@ -186,8 +187,10 @@ class _MetaStep:
         if callable(start := getattr(self.trainer.optimizer, "train", None)):  # those without a schedule ask for it
             start()
         self.trainer.optimizer.step()
+        after_optimizer_step(self.model, 0)
         self.model.zero_grad()
         adopt_optimizer(self.ledger, self.trainer.optimizer)
+        self.ledger.adopt(allocator_state(self.model)[0].values(), "optimizer")
 
 
 def _with(checkpoint: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
