@@ -397,8 +397,8 @@ def faults() -> str:
     """Return what became of the runs that were killed at random instants."""
     row = _read("faults.json")["kills"]
     return (
-        f"Of {row['tried']} kills of short runs at random instants, {row['passed']} ended in the same bytes as a run that "
-        f"was left alone (`{row['command']}`, {row['date']})."
+        f"Of {row['tried']} kills of short runs at random instants, {row['passed']} ended in the same bytes as a run "
+        f"that was left alone (`{row['command']}`, {row['date']})."
     )
 
 

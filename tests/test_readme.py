@@ -1,4 +1,4 @@
-"""What README.md and docs say: the Python example runs, commands parse, links lead somewhere, tables are the results'."""
+"""README.md and docs: the Python example runs, commands parse, links lead somewhere, figures are those of the results."""
 
 import re
 import shlex
@@ -99,11 +99,11 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
 
 
 def test_every_page_is_in_the_index_and_in_the_readme() -> None:
+    index = ROOT / "docs" / "README.md"
     named = {path.name for path in OTHERS}
-    assert {target for target in links(PAGES[ROOT / "docs" / "README.md"]) if "/" not in target} == named - {"README.md"}
-    assert {target.partition("#")[0] for target in links(PAGES[README]) if target.startswith("docs/")} == {
-        f"docs/{name}" for name in named
-    }
+    assert {target for target in links(PAGES[index]) if "/" not in target} == named - {index.name}
+    targets = [target.partition("#")[0] for target in links(PAGES[README])]
+    assert {target for target in targets if target.startswith("docs/")} == {f"docs/{name}" for name in named}
 
 
 def test_the_source_archive_has_what_the_readme_links_to() -> None:
