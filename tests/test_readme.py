@@ -1,4 +1,4 @@
-"""README.md and docs: the Python example runs, commands parse, links lead somewhere, figures are those of the results."""
+"""README.md and docs: the example runs, commands parse, links lead somewhere, figures are those of the results."""
 
 import re
 import shlex
