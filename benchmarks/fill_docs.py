@@ -224,10 +224,13 @@ def throughput() -> str:
             f"{memory.median:.2f}x" if memory else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\n{_throughput_note(result)}\n"
+
+
+def _throughput_note(result: Result) -> str:
     worse = [f"{one.contestant} in {one.case}" for one in result.quality if not one.equal]
     judged = f" Its loss is more than 1% above that of {result.reference}: {', '.join(worse)}." if worse else ""
-    where = _where(result.model_dump())
-    return "\n".join(lines) + f"\n\n{result.rounds} rounds; medians.{judged} {where}\n"
+    return f"{result.rounds} rounds; medians.{judged} {_where(result.model_dump())}"
 
 
 def throughput_short() -> str:
@@ -243,7 +246,7 @@ def throughput_short() -> str:
             ratios = [found.get((one.case, name, measure), "") for name in others for measure in measures]
             speed = f"{one.measures.get('tokens_per_second') or 0:.0f}"
             lines.append(f"| {' | '.join((one.case, speed, *ratios))} |")
-    return "\n".join(lines) + f"\n\n{_where(result.model_dump())}\n"
+    return "\n".join(lines) + f"\n\n{_throughput_note(result)}\n"
 
 
 def merging() -> str:
@@ -369,7 +372,8 @@ def forecasts() -> str:
 
 def forecasts_short() -> str:
     """Return how far forecasts of memory were off."""
-    return _forecast_error(read_result(HERE / "results" / "forecast-cpu"))
+    result = read_result(HERE / "results" / "forecast-cpu")
+    return f"{_forecast_error(result)} {_machine(result.machine)}."
 
 
 def _forecast_error(result: Result) -> str:
@@ -429,9 +433,13 @@ def methods() -> str:
 
 
 def _where(result: dict[str, Any]) -> str:
-    machine, versions = result["machine"], result["versions"]
+    versions = result["versions"]
     named = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES)
-    return f"{machine['cpu']}, {machine['cores']} cores, no GPU; {named}; `{result['command']}`, {result['date'][:10]}."
+    return f"{_machine(result['machine'])}; {named}; `{result['command']}`, {result['date'][:10]}."
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['cores']} cores, no GPU"
 
 
 def _percent(value: float) -> str:
