@@ -1,7 +1,7 @@
 """Every adapter method of PEFT: what it is, when to choose it, what it takes and what it refuses.
 
-The one statement of these facts: configuration, attaching, `peftkit methods` and the README's table read it. Nothing
-large is imported here. What each method was seen to do stands beside it, in `methods.json`.
+The one statement of these facts: configuration, attaching, `peftkit methods` and the table in `docs/methods.md` read
+it. Nothing large is imported here. What each method was seen to do stands beside it, in `methods.json`.
 """
 
 from __future__ import annotations

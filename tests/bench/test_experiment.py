@@ -8,7 +8,7 @@ import pytest
 from peftkit.bench.experiment import load_set
 from peftkit.errors import ConfigError
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 EXPERIMENTS = Path(__file__).parents[2] / "benchmarks" / "experiments"
 
 SET = """
@@ -74,10 +74,10 @@ def test_one_experiment_has_its_keys_at_the_top(write):
     assert found.experiments[0].resolved().config.adapter.r == 4
 
 
-def test_the_experiment_of_the_readme_is_one(write, tmp_path):
+def test_the_experiment_of_the_page_is_one(write, tmp_path):
     (tmp_path / "peers").mkdir()
     (tmp_path / "peers" / "trl_sft.py").write_text("")
-    (example,) = re.findall(r"```yaml\n(name: mine\n.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    (example,) = re.findall(r"```yaml\n(name: mine\n.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
     found = load_set(write(example))
     assert [one.name for one in found.experiments] == ["lengths=1024", "lengths=4096", "lengths=200x9,3000x1"]
 

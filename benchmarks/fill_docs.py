@@ -1,12 +1,13 @@
-"""Put the figures of `results/` into the README, between the markers that name them.
+"""Put the figures of `results/` into README.md and docs/*.md, between the markers that name them.
 
-python benchmarks/fill_readme.py [--check]
+python benchmarks/fill_docs.py [--check]
 """
 
 import argparse
 import contextlib
 import io
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -24,40 +25,42 @@ from peftkit.ui import UI
 HERE = Path(__file__).parent
 PARTS = ("before", "after")
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
-README = HERE.parent / "README.md"
+ROOT = HERE.parent
+BLOCK = re.compile(r"(<!-- ([a-z-]+) -->\n?).*?(<!-- /\2 -->)", flags=re.S)
 
 
 def main() -> None:
-    """Fill in the tables; with `--check`, fail if the README would change."""
+    """Fill in every block; with `--check`, fail if a page would change."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    filled = fill(text)
-    if options.check and filled != text:
-        sys.exit("the README's figures are not those of benchmarks/results; run python benchmarks/fill_readme.py")
-    README.write_text(filled, encoding="utf-8")
-
-
-def fill(text: str) -> str:
-    """Return a README's text with every table made from its result file."""
-    for name, table in (
-        ("ending", ending()),
-        ("main-job", main_job()),
-        ("suite", suite()),
-        ("ladder", ladder()),
-        ("throughput", throughput()),
-        ("merge", merging()),
-        ("export", exporting()),
-        ("forecast", forecasts()),
-        ("methods", methods()),
-    ):
-        before, start, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
-        if not (start and end):
-            sys.exit(f"the README has no place for '{name}'")
-        text = f"{before}{start}{table}{end}{after}"
-    return text
+    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+    blocks = {
+        "ending": ending,
+        "main-job": main_job,
+        "suite": suite,
+        "suite-metrics": suite_metrics,
+        "forecast": forecasts,
+        "forecast-short": forecasts_short,
+        "faults": faults,
+        "methods": methods,
+        "merge": merging,
+        "merge-short": merging_short,
+        "export": exporting,
+        "export-short": exporting_short,
+        "ladder": ladder,
+        "ladder-short": ladder_short,
+        "throughput": throughput,
+        "throughput-short": throughput_short,
+    }
+    placed = [found[2] for text in pages.values() for found in BLOCK.finditer(text)]
+    if sorted(placed) != sorted(blocks):
+        sys.exit(f"each of these blocks has one place in README.md and docs: {sorted(blocks)}; found: {sorted(placed)}")
+    for path, text in pages.items():
+        filled = BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], text)
+        if options.check and filled != text:
+            sys.exit(f"{path.name} has other figures than benchmarks/results; run python benchmarks/fill_docs.py")
+        path.write_text(filled, encoding="utf-8")
 
 
 def ending() -> str:
@@ -99,34 +102,41 @@ def main_job() -> str:
 
 
 def suite() -> str:
-    """Return the tables of what each recipe reached: the metric that decides, and all of them."""
-    measured = [name for name in JOBS if (HERE / "results" / "suite" / f"{name}.json").is_file()]
-    results = {name: _read(f"suite/{name}.json") for name in measured}
+    """Return the table of what each recipe reached, by the metric that decides."""
+    results = _suite()
     lines = [
         "| run | base model | rows trained, held out | metric | before | after | paired difference (95% interval) "
         "| in all | peak memory |",
         "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    every = [
-        "| run | metric | before | after | paired difference (95% interval) |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
     for name, result in results.items():
-        rows = [_metric(result, key) for key in result["metrics"]]
         cells = (
             name,
             result["model"],
             f"{result['rows']['train']:,}, {result['rows']['test']:,}",
-            *rows[0],
+            *_metric(result, next(iter(result["metrics"]))),
             f"{result['time']['total']:.0f} s",
             f"{result['memory']['peak_rss'] / 1e9:.2f} GB",
         )
         lines.append(f"| {' | '.join(cells)} |")
-        every += [f"| {' | '.join((name, *cells))} |" for cells in rows]
     first = next(iter(results.values()))
-    note = f"One seed each. {_where(first | {'command': 'python benchmarks/suite.py'})}"
-    details = "<details>\n<summary>All metrics</summary>\n\n" + "\n".join(every) + "\n\n</details>"
-    return "\n".join(lines) + f"\n\n{note}\n\n{details}\n"
+    return "\n".join(lines) + f"\n\nOne seed each. {_where(first | {'command': 'python benchmarks/suite.py'})}\n"
+
+
+def suite_metrics() -> str:
+    """Return the table of all metrics that each recipe reached."""
+    lines = [
+        "| run | metric | before | after | paired difference (95% interval) |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for name, result in _suite().items():
+        lines += [f"| {' | '.join((name, *_metric(result, key)))} |" for key in result["metrics"]]
+    return "\n".join(lines) + "\n"
+
+
+def _suite() -> dict[str, dict[str, Any]]:
+    measured = [name for name in JOBS if (HERE / "results" / "suite" / f"{name}.json").is_file()]
+    return {name: _read(f"suite/{name}.json") for name in measured}
 
 
 def _metric(result: dict[str, Any], key: str) -> tuple[str, str, str, str]:
@@ -175,6 +185,18 @@ def ladder() -> str:
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
+def ladder_short() -> str:
+    """Return how long a text fits as TRL is advised, and with every lever that stands on it."""
+    result = _read("ladder-meta.json")
+    rungs = [one for one in result["rungs"] if not one["alone"]]
+    (advised,) = (one for one in rungs if one["name"].endswith("TRL as it is advised"))
+    return (
+        f"With {result['limit'] / GIB:g} GiB of a GPU the longest text of Llama-3.1-8B in nf4 goes from "
+        f"{advised['largest']:,} tokens (TRL as its documentation advises) to {rungs[-1]['largest']:,}. This is traced "
+        "on tensors without memory, not measured on a GPU."
+    )
+
+
 def throughput() -> str:
     """Return the table of training throughput."""
     result = read_result(HERE / "results" / "cpu")
@@ -202,10 +224,29 @@ def throughput() -> str:
             f"{memory.median:.2f}x" if memory else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\n{_throughput_note(result)}\n"
+
+
+def _throughput_note(result: Result) -> str:
     worse = [f"{one.contestant} in {one.case}" for one in result.quality if not one.equal]
     judged = f" Its loss is more than 1% above that of {result.reference}: {', '.join(worse)}." if worse else ""
-    where = _where(result.model_dump())
-    return "\n".join(lines) + f"\n\n{result.rounds} rounds; medians.{judged} {where}\n"
+    return f"{result.rounds} rounds; medians.{judged} {_where(result.model_dump())}"
+
+
+def throughput_short() -> str:
+    """Return the short table of throughput: one row for each case."""
+    result = read_result(HERE / "results" / "cpu")
+    others = list(dict.fromkeys(one.against for one in result.ratios if one.contestant == "peftkit"))
+    heads = ["peftkit, tokens/s", *(f"{what} beside {name}" for name in others for what in ("speed", "memory"))]
+    lines = [f"| | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
+    found = {(one.case, one.against, one.measure): f"{one.median:.2f}x" for one in result.ratios}
+    for one in result.medians:
+        if one.contestant == "peftkit" and not result.settings["cases"][one.case].get("judges"):
+            measures = ("tokens_per_second", "peak_allocated")
+            ratios = [found.get((one.case, name, measure), "") for name in others for measure in measures]
+            speed = f"{one.measures.get('tokens_per_second') or 0:.0f}"
+            lines.append(f"| {' | '.join((one.case, speed, *ratios))} |")
+    return "\n".join(lines) + f"\n\n{_throughput_note(result)}\n"
 
 
 def merging() -> str:
@@ -259,6 +300,22 @@ def merging() -> str:
     )
 
 
+def merging_short() -> str:
+    """Return time and memory of the largest merge that PEFT's was measured beside."""
+    result = read_result(HERE / "results" / "merge")
+    found = {(one.case, one.contestant): one.measures for one in result.medians}
+    case = max((name for name, who in found if who == "peft"), key=lambda name: result.settings["cases"][name]["bytes"])
+    size, adapter = (result.settings["cases"][case][name] for name in ("bytes", "adapter_bytes"))
+    (ours, beyond), (theirs, more) = (
+        (one["seconds"], (one["peak"] - one["before"] - adapter) / 1e6)
+        for one in (found[case, who] for who in ("peftkit", "peft"))
+    )
+    return (
+        f"A model of {size / 1e9:.1f} GB is merged in {ours:.1f} s with {beyond:.0f} MB of memory beyond imports and "
+        f"adapter; PEFT takes {theirs:.1f} s and {more:,.0f} MB."
+    )
+
+
 def exporting() -> str:
     """Return the table of what other programs make of one adapter, and what was counted of tokens and templates."""
     result = _read("export-readers.json")
@@ -288,6 +345,13 @@ def exporting() -> str:
     return "\n".join(lines) + f"\n\n{note} {where}\n"
 
 
+def exporting_short() -> str:
+    """Return how near llama.cpp comes where nothing is quantized."""
+    seen = [one for one in _read("export-readers.json")["programs"] if one.get("limit") == 1e-4]
+    worst = max(one["figure"] for one in seen if one["program"].startswith("llama") and not _counted(one))
+    return f"llama.cpp's answers are at most {worst:.2g} nats from those of transformers, where nothing is quantized."
+
+
 def _counted(one: dict[str, Any]) -> bool:
     return one["measure"].endswith(("with other token ids", "with another text"))
 
@@ -299,17 +363,25 @@ def _wrong(rows: list[dict[str, Any]]) -> int:
 def forecasts() -> str:
     """Return the table of measured and forecast memory, on a processor and, where it was measured, on a GPU."""
     result = read_result(HERE / "results" / "forecast-cpu")
-    worst = max(abs(one.measures["error"] or 0) for one in result.runs)
-    note = (
-        f"Peak of live tensor bytes of real steps in {len(result.runs)} combinations, measured and forecast; the "
-        f"largest difference is {100 * worst:.2f}%. {_where(result.model_dump())}"
-    )
-    details = "<details>\n<summary>All combinations</summary>\n\n" + _forecast_table(result) + "\n\n</details>"
-    parts = [note, details]
+    parts = [f"{_forecast_error(result)} {_where(result.model_dump())}", _forecast_table(result)]
     if (HERE / "results" / "forecast-cuda").is_dir():
         result = read_result(HERE / "results" / "forecast-cuda")
         parts += [_forecast_table(result), _where(result.model_dump())]
     return "\n\n".join(parts) + "\n"
+
+
+def forecasts_short() -> str:
+    """Return how far forecasts of memory were off."""
+    result = read_result(HERE / "results" / "forecast-cpu")
+    return f"{_forecast_error(result)} {_machine(result.machine)}."
+
+
+def _forecast_error(result: Result) -> str:
+    worst = max(abs(one.measures["error"] or 0) for one in result.runs)
+    return (
+        f"Peak of live tensor bytes of real steps in {len(result.runs)} combinations, measured and forecast; the "
+        f"largest difference is {100 * worst:.2f}%."
+    )
 
 
 def _forecast_table(result: Result) -> str:
@@ -323,6 +395,15 @@ def _forecast_table(result: Result) -> str:
         kinds = [str(one.detail[name]) for name in ("model", "quantization", "dtype")]
         lines.append(f"| {' | '.join((*kinds, case, *sizes, error))} |")
     return "\n".join(lines)
+
+
+def faults() -> str:
+    """Return what became of the runs that were killed at random instants."""
+    row = _read("faults.json")["kills"]
+    return (
+        f"Of {row['tried']} kills of short runs at random instants, {row['passed']} ended in the same bytes as a run "
+        f"that was left alone (`{row['command']}`, {row['date']})."
+    )
 
 
 def methods() -> str:
@@ -352,9 +433,13 @@ def methods() -> str:
 
 
 def _where(result: dict[str, Any]) -> str:
-    machine, versions = result["machine"], result["versions"]
+    versions = result["versions"]
     named = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES)
-    return f"{machine['cpu']}, {machine['cores']} cores, no GPU; {named}; `{result['command']}`, {result['date'][:10]}."
+    return f"{_machine(result['machine'])}; {named}; `{result['command']}`, {result['date'][:10]}."
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['cores']} cores, no GPU"
 
 
 def _percent(value: float) -> str:
