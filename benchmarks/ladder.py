@@ -71,6 +71,9 @@ RUNGS = (
     Rung("TRL's fused loss head, recompute_pointwise", {"fused_lora": True, **CHEAP}, alone=True),
     Rung("the same, and checkpoint_layers=16 of 32", {**FUSED, **CHEAP, "checkpoint_layers": 16}, alone=True),
     Rung("fused_lora, checkpoint_layers=16 of 32", {**FUSED, "checkpoint_layers": 16}, alone=True),
+    Rung("fused_lora, keep_attention", {**FUSED, "keep_attention": True}, alone=True),
+    Rung("fused_lora, liger_kernels", {**FUSED, "liger_kernels": True}, alone=True),
+    Rung("fused_lora, tiled_mlp=4096, liger_kernels", {**TILED, "liger_kernels": True}, alone=True),
 )
 
 

@@ -38,11 +38,15 @@ class Tiled:
         self.around = around or (lambda _: nullcontext())
         self.weights = tuple(one for one in layer.parameters() if one.requires_grad)
         self.draws = any(isinstance(one, torch.nn.Dropout) and one.p > 0 for one in layer.modules())
+        self.before = vars(layer).get("forward")  # of another one that stands in for the class's own
         setattr(layer, "forward", self)  # noqa: B010  (mypy: a method is assigned to)
 
     def undo(self) -> None:
         """Give the layer its own forward pass back."""
-        del self.layer.forward
+        if self.before is None:
+            del self.layer.forward
+        else:
+            setattr(self.layer, "forward", self.before)  # noqa: B010  (as above)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the layer's output, of the shape of its input."""

@@ -120,3 +120,12 @@ def test_without_gradients_it_runs_at_once():
     with torch.no_grad():
         layer(_hidden())
     assert calls == [11]
+
+
+def test_a_forward_pass_of_another_stand_in_is_given_back():
+    layer = torch.nn.Linear(3, 3)
+    layer.forward = stand_in = lambda hidden: 2 * hidden
+    tiled = Tiled(layer, 2)
+    assert torch.equal(layer(torch.ones(1, 5, 3)), torch.full((1, 5, 3), 2.0))
+    tiled.undo()
+    assert layer.forward is stand_in
