@@ -163,6 +163,31 @@ def test_weights_of_a_kind_without_model_are_named(tmp_path) -> None:
         plan_run(resolve("sentiment", words=[f"model.path={tmp_path}"]), ["24GB"])
 
 
+def test_a_run_that_cannot_be_forecast_says_that_it_starts_and_does(small, tmp_path, monkeypatch, capsys) -> None:
+    from peftkit import pipeline
+    from peftkit.model import load
+    from peftkit.plan import forecast
+    from peftkit.ui import UI
+
+    class WeightsAreReadError(Exception):
+        pass
+
+    def outline(*_):
+        raise ValueError("a tensor without values")
+
+    def load_model(*_):
+        raise WeightsAreReadError
+
+    monkeypatch.setattr(forecast, "outline", outline)
+    monkeypatch.setattr(load, "load_model", load_model)
+    with pytest.raises(WeightsAreReadError):
+        pipeline.run("sentiment", words=small, out=tmp_path / "run", ui=UI())
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "no forecast: the plan cannot model" in said
+    assert "ValueError, a tensor without values; a run starts without a forecast" in said
+    assert "--force" not in said
+
+
 def test_the_command_leaves_with_a_code_of_its_own(resolved, narrow, monkeypatch, capsys) -> None:
     from peftkit.cli import main
 
