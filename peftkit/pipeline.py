@@ -93,8 +93,9 @@ def run(
             return _go_on(resolved, Path(out or ""), ui, stop)
         started = datetime.now(UTC)
         folder = RunFolder.create(Path(out) if out else None, resolved.recipe.name, started.astimezone())
-        write_yaml(folder.config, resolved.config)
-        screen.show_start(ui, resolved, folder.path)
+        with folder.given_back_on_failure():
+            write_yaml(folder.config, resolved.config)
+            screen.show_start(ui, resolved, folder.path)
         machine.quiet_libraries()
         return _Run(resolved, folder, ui, started, stop, force=force).go()
 
