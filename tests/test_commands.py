@@ -106,7 +106,9 @@ def test_version(peftkit) -> None:
 
 
 @pytest.mark.parametrize("group", [(), ("recipes",), ("assets",), ("bench",)])
-def test_help_says_what_each_command_does_without_cutting_it_short(peftkit, monkeypatch, group: tuple[str, ...]) -> None:
+def test_help_says_what_each_command_does_without_cutting_it_short(
+    peftkit, monkeypatch, group: tuple[str, ...]
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     done = peftkit(*group, "--help")
     listed = done.stdout.partition("Commands:\n")[2].splitlines()
@@ -124,6 +126,13 @@ def test_every_group_of_commands_is_among_those_of_the_test_above() -> None:
 
     commands = typer.main.get_command(app).commands
     assert {name for name, one in commands.items() if hasattr(one, "commands")} == {"recipes", "assets", "bench"}
+
+
+def test_help_of_chat_names_the_usual_length(peftkit) -> None:
+    from peftkit.serve.asking import CHAT_TOKENS
+
+    said = " ".join(peftkit("chat", "--help").stdout.split())
+    assert f"Longest answer, in tokens; {CHAT_TOKENS}, or the recipe's." in said
 
 
 def test_recipes(peftkit) -> None:
