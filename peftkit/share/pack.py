@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit import machine
-from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files, require_finite, write_files
+from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_stored, require_finite, write_files
 from peftkit.adapter.card import CARD
-from peftkit.adapter.int8_file import INT8_METADATA, INT8_TYPE
+from peftkit.adapter.int8_file import INT8_METADATA, INT8_TYPE, unpack_int8
 from peftkit.adapter.passport import PASSPORT, file_hash, read_passport, write_passport
-from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.errors import AdapterError, ConfigError, OutputError
 from peftkit.merge.given import adapter_folder
-from peftkit.model.weight_files import read_tensors
 from peftkit.rundir import atomic, require_new
 from peftkit.share.archive import NAMES, TOKENIZER_FILES, write_archive
 from peftkit.share.base_weights import base_weights_in
@@ -57,9 +55,8 @@ def pack(
     _require_usable(out, dtype)
     folder = adapter_folder(adapter)
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
-    require_finite(read_files(folder)[1], folder)
-    settings = read_peft_settings(folder / PEFT_CONFIG)
-    stored = read_tensors(folder / WEIGHTS)
+    settings, stored = read_stored(folder)
+    require_finite(unpack_int8(folder, stored, settings)[0], folder)
     warnings = []
     of_base = base_weights_in(folder, stored, base)
     if of_base:
