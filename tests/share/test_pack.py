@@ -233,7 +233,8 @@ def test_another_base_of_that_name_is_not_asked(trained, tmp_path):
         pack(trained, tmp_path / "b.peft.zip", base=passport["config"]["model"]["path"])
 
 
-def test_an_adapter_of_integers_is_read_once_and_packed_as_it_is(plain, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", ["bf16", "float32"])
+def test_an_adapter_of_integers_is_read_once_and_packed_as_it_is(plain, tmp_path, monkeypatch, dtype):
     def counted(path):
         read.append(path)
         return read_weight_file(path)
@@ -241,7 +242,8 @@ def test_an_adapter_of_integers_is_read_once_and_packed_as_it_is(plain, tmp_path
     read, read_weight_file = [], weight_files.read_weight_file
     shrink(plain, tmp_path / "int8", dtype="int8")
     monkeypatch.setattr(weight_files, "read_weight_file", counted)
-    pack(tmp_path / "int8", tmp_path / "a.peft.zip", dtype="float32")
+    report = pack(tmp_path / "int8", tmp_path / "a.peft.zip", dtype=dtype)
+    assert (report["checked"], report["dtype"]) == ("nothing was rounded", "int8")
     assert read == [tmp_path / "int8" / WEIGHTS]
     unpack(tmp_path / "a.peft.zip", tmp_path / "out")
     before, after = load_file(tmp_path / "int8" / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
