@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit import machine
+from peftkit.bench.surroundings import commit
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,7 +16,7 @@ def about() -> dict[str, Any]:
     """Return the command, the commit, the git tree of the package, the day, the machine, and the versions."""
     return {
         "command": " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "commit": git("describe", "--always", "--dirty", "--exclude", "*"),
+        "commit": commit() or "unknown",
         "package": package(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine.describe(),
@@ -25,10 +26,6 @@ def about() -> dict[str, Any]:
 
 def package() -> str:
     """Return the git tree of the package's folder, which stays the same where only other files change."""
-    return git("rev-parse", "HEAD:peftkit")
-
-
-def git(*words: str) -> str:
-    """Return what git says; `unknown` outside of a repository."""
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)  # noqa: S607
+    asked = ["git", "-C", str(ROOT), "rev-parse", "HEAD:peftkit"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from peftkit.serve.asking import Asking
 
-MAX_NEW_TOKENS = 512
-"""Longest answer of a chat where nothing else was asked for."""
-
 HELP = """\
 /adapter NAME  go on with another adapter, or with base; without a name it lists them
 /reset         begin anew
@@ -35,7 +32,7 @@ class Chat:
         models: How each adapter is asked, by name, and the base model as `base`.
         current: Who answers first.
         system: What is said to the model at the start; None leaves that to the adapter's recipe.
-        max_new_tokens: Longest answer; None takes the recipe's, or `MAX_NEW_TOKENS`.
+        max_new_tokens: Longest answer; None takes what is usual (`Asking.usual_tokens`).
         temperature: 0 takes the likeliest token each time.
         ui: Where answers are written as they come.
     """
@@ -108,13 +105,14 @@ class Chat:
 
         asking = self._models[self.name]
         ids, end_ids = asking.conversation(messages)
-        usual = (asking.max_new_tokens if apart else None) or MAX_NEW_TOKENS
         room = asking.limit - len(ids)
         if room < 1:
             raise DataError(
                 f"the conversation fills the {asking.limit} tokens that the model reads; begin anew with /reset"
             )
-        sampling = Sampling(min(self._max_new_tokens or usual, room), temperature=self._temperature)
+        sampling = Sampling(
+            min(self._max_new_tokens or asking.usual_tokens(in_wording=apart), room), temperature=self._temperature
+        )
         write_one(self._model, asking, ids, Writer(asking.tokenizer, end_ids, sampling), show)
 
     def _asks_apart(self) -> bool:

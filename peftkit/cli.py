@@ -236,7 +236,7 @@ def recipes(context: typer.Context, as_json: Json = False) -> None:
 
 @recipes_app.command("show")
 def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME")], preset: PresetName = None) -> None:
-    """Show a recipe: its columns, presets, and every key with its value and help."""
+    """Show a recipe: its columns and presets, and every key with help."""
     from peftkit.recipe import load_recipe
     from peftkit.resolve import resolve
     from peftkit.ui import UI
@@ -257,7 +257,7 @@ def recipes_copy(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
     preset: PresetName = None,
 ) -> None:
-    """Write a recipe's settings to a file that you edit and give to --config."""
+    """Write a recipe's settings to a file that you edit and run."""
     from peftkit.errors import ConfigError
     from peftkit.resolve import resolve
     from peftkit.rundir import require_new, write_text
@@ -321,7 +321,10 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what this machine can do and how fast it is, and what to install if something is missing."""
+    """Say what this machine can do, how fast, and what is missing.
+
+    What is missing is named with how to install it. The rates that are measured here are kept for forecasts.
+    """
     from peftkit.doctor import diagnose
     from peftkit.doctor_screen import show
     from peftkit.ui import UI
@@ -339,7 +342,10 @@ def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A method to say more about.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the adapter methods: where each works, what it costs, when to choose it."""
+    """List the adapter methods: where each works, and what it costs.
+
+    It also says when to choose each; with a NAME, everything that is known of that one.
+    """
     from peftkit.adapter import method_list
     from peftkit.ui import UI
 

@@ -31,7 +31,10 @@ def adopt(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Give an adapter of PEFT, Unsloth, axolotl, MLX or another program a passport, if it fits its base."""
+    """Give an adapter of another program a passport.
+
+    The adapter may come from PEFT, Unsloth, axolotl, MLX or another program. It must fit its base model.
+    """
     from peftkit.share.adopt import adopt as adopt_adapter
     from peftkit.ui import UI
 
@@ -55,7 +58,10 @@ def inspect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look into an adapter: what it is, what it changes, what it belongs to, and what is wrong with it."""
+    """Look into an adapter: what it is, and what is wrong with it.
+
+    It also says what the adapter changes, and what it belongs to.
+    """
     from peftkit.share.inspect import inspect_adapter
     from peftkit.share.inspect_screen import show_inspected
     from peftkit.ui import UI
@@ -142,7 +148,7 @@ def diff(
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
     as_json: Json = False,
 ) -> None:
-    """Compare two LoRA adapters: what each changes, and where they differ."""
+    """Compare two LoRA adapters by what each changes."""
     from peftkit.merge.difference import compare_adapters
     from peftkit.ui import UI
 

@@ -30,7 +30,7 @@ def predict(
     compare: Annotated[bool, typer.Option("--compare", help="Show the base model's answers beside.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer texts with a trained adapter, or with several side by side."""
+    """Answer texts with one adapter, or with several side by side."""
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
@@ -118,7 +118,7 @@ def serve(
         bool, typer.Option("--print", help="Print how vLLM, llama.cpp and SGLang serve the adapter, and serve nothing.")
     ] = False,
 ) -> None:
-    """Serve adapters and their base model to programs that speak to OpenAI."""
+    """Serve adapters and their base model, as OpenAI's API does."""
     from peftkit.ui import UI
 
     if only_print:

@@ -92,7 +92,10 @@ def bench_compare(
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
     as_json: Json = False,
 ) -> None:
-    """Compare two results: values on like machines, ratios within each one always."""
+    """Compare two results.
+
+    Values are compared if both machines are alike; ratios within each result always are.
+    """
     from peftkit.bench.compare import compared, show_compared
     from peftkit.bench.result import read_result
     from peftkit.ui import UI
@@ -123,7 +126,10 @@ def bench_check(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure, and fail if peftkit came out worse beside the others than the baseline of this kind of machine."""
+    """Measure, and fail if peftkit came out worse than its baseline.
+
+    The baseline is that of this kind of machine: peftkit's ratios to the others, not its seconds.
+    """
     import tempfile
     from dataclasses import asdict
 

@@ -105,7 +105,7 @@ def verify(
     rows: Rows = None,
     as_json: Json = False,
 ) -> None:
-    """Prove a merged model (--adapter), or that an adapter or pack is what was signed (--key).
+    """Prove a merged model (--adapter), or a signature (--key).
 
     With --adapter, a merged model is compared with what base and adapters make. With --key, the signature of an
     adapter or pack is verified: every file as it was signed, none added; with --base also that it belongs to a model.

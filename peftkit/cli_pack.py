@@ -25,7 +25,10 @@ def pack(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Pack an adapter into one file to share: half the size, the same bytes everywhere, nothing private."""
+    """Pack an adapter into one file to share.
+
+    As bf16 it has half the size. Its bytes are the same wherever it is made, and nothing private is in it.
+    """
     from peftkit.share.pack import pack as pack_adapter
     from peftkit.ui import UI
 
@@ -41,7 +44,10 @@ def unpack(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     as_json: Json = False,
 ) -> None:
-    """Unpack an adapter into a new folder; a file that is dangerous or damaged leaves nothing."""
+    """Unpack an adapter into a new folder.
+
+    A file that is dangerous or damaged is refused, and leaves nothing behind.
+    """
     from peftkit.share.unpack import unpack as unpack_adapter
     from peftkit.ui import UI
 
@@ -63,7 +69,10 @@ def sign(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Sign an adapter or a pack, so that others can verify every file of it with your public key."""
+    """Sign an adapter or a pack with your private key.
+
+    Others verify every file of it with your public key.
+    """
     from peftkit.share.sign import new_key
     from peftkit.share.sign import sign as sign_adapter
     from peftkit.ui import UI

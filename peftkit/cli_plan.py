@@ -37,12 +37,14 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say whether a run fits, how long it takes, and what to change."""
-    from peftkit.plan.plan import plan_run, write_chosen
-    from peftkit.plan.screen import show_plan, verdict
+    from peftkit.plan.plan import plan_run, require_file, write_chosen
+    from peftkit.plan.screen import misfit, show_plan
     from peftkit.resolve import resolve
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
+    if apply is not None:
+        require_file(apply)
     found = plan_run(resolve(recipe, words=words or (), file=config, preset=preset), gpu or (), maximum)
     if as_json:
         ui.json(found.as_json())
@@ -51,6 +53,5 @@ def plan(
     if apply is not None:
         write_chosen(found, apply)
         ui.say(f"wrote {apply}; then: peftkit run {apply}")
-    short = [one for one in found.forecasts if not one.fits]
-    if short and apply is None and found.largest is None:
-        raise DoesNotFitError(f"{verdict(short[0])}; `--apply FILE.yaml` writes what does")
+    elif (said := misfit(found)) is not None:
+        raise DoesNotFitError(said)

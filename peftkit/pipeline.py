@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit import machine, screen
 from peftkit.checkpoint.lock import alone_with
 from peftkit.errors import ConfigError
+from peftkit.forecasting import RunForecast
 from peftkit.memory.retries import Retries
 from peftkit.record import write_passport_and_card, write_predictions
 from peftkit.resolve import Resolved, resolve
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from peftkit.config import RunConfig
     from peftkit.data.prepare import Prepared
-    from peftkit.plan.forecast import Subject
     from peftkit.resuming import Begun
     from peftkit.train.callbacks import MetricsCallback
     from peftkit.train.shared import SharedTrainer
@@ -93,8 +92,9 @@ def run(
             return _go_on(resolved, Path(out or ""), ui, stop)
         started = datetime.now(UTC)
         folder = RunFolder.create(Path(out) if out else None, resolved.recipe.name, started.astimezone())
-        write_yaml(folder.config, resolved.config)
-        screen.show_start(ui, resolved, folder.path)
+        with folder.given_back_on_failure():
+            write_yaml(folder.config, resolved.config)
+            screen.show_start(ui, resolved, folder.path)
         machine.quiet_libraries()
         return _Run(resolved, folder, ui, started, stop, force=force).go()
 
@@ -188,12 +188,11 @@ class _Run:
         self.folder = folder
         self.ui = ui
         self.started = started
-        self.force = force
+        self.forecast = RunForecast(folder, ui, resumed=resumed, force=force)
         self.retries = Retries(folder.retries, ui.warn)
         self.seconds: dict[str, float] = {}
         self.went_on_after: int | None = None
         self.earlier_seconds = 0.0
-        self.forecast_of: Subject | None = None
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
@@ -230,8 +229,8 @@ class _Run:
         with nullcontext() if self.resumed else self.folder.given_back_on_failure():
             with self.stage("data", "1/6 Data"):
                 self.config, base, data = prepare(self.resolved, self.ui)
-                self.config = self.choose_layers(base, data)
-                self.forecast(base, data)
+                self.config = self.forecast.choose_layers(self.config, base, data)
+                self.forecast.make(self.config, base, data)
             with self.stage("model", "2/6 Model"), advised(self.config, base, data, self.retries):
                 loaded = load_model(base.source, self.config, base.family, self.retries.again)
                 model = self.attach(loaded, base, data)
@@ -256,7 +255,7 @@ class _Run:
             trained=trained,
             parameters=parameters,
             converted=converted,
-            forecast=self.beside_forecast(trained),
+            forecast=self.forecast.beside_measured(trained["seconds_per_step"]),
             memory_retries=self.retries.events,
         )
         write_json(self.folder.summary, summary)
@@ -297,45 +296,6 @@ class _Run:
     def spent(self) -> RunTime:
         went_on = {"went_on_after_step": self.went_on_after} if self.resumed else {}
         return RunTime(self.started, self.seconds, self.earlier_seconds, went_on)
-
-    def choose_layers(self, base: FoundModel, data: Prepared) -> RunConfig:
-        """Have the forecast say how many layers are recomputed, if it is asked; a resumed run keeps what it said."""
-        from peftkit.plan.before import choose_layers
-        from peftkit.plan.choose import with_layers
-
-        if self.resumed and self.config.train.checkpoint_layers == "auto":
-            said = resolve(str(self.folder.config), own_run=True).config.train.checkpoint_layers
-            if isinstance(said, int):
-                return with_layers(self.config, said)
-        chosen = choose_layers(self.config, base, data, self.ui)
-        if chosen != self.config:  # written down before anything is made with it
-            write_yaml(self.folder.config, chosen)
-        return chosen
-
-    def forecast(self, base: FoundModel, data: Prepared) -> None:
-        """Forecast the run, and refuse it before its weights are fetched if it surely does not fit.
-
-        A run that goes on keeps the forecast that it was started with.
-        """
-        from peftkit.plan.before import forecast_run, require_fit
-
-        if self.resumed and self.folder.forecast.is_file():
-            return
-        found = forecast_run(self.config, base, data, self.ui)
-        if found is None:
-            return
-        self.forecast_of, forecast = found
-        write_json(self.folder.forecast, forecast.as_json())
-        require_fit(self.forecast_of, forecast, self.force)
-
-    def beside_forecast(self, trained: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return what the summary says of the forecast; None where there was none."""
-        from peftkit.plan.before import beside_measured
-
-        if not self.folder.forecast.is_file():
-            return None
-        subject = None if self.resumed else self.forecast_of  # what is measured in parts says nothing of one machine
-        return beside_measured(read_json(self.folder.forecast), subject, trained["seconds_per_step"])
 
     def attach(self, loaded: PreTrainedModel, base: FoundModel, data: Prepared) -> PeftModel:
         """Attach the adapter; some starts of it look at training rows."""

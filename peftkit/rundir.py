@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from peftkit.errors import OutputError, PeftkitError
+from peftkit.errors import OutputError
 
 RUNS = Path("runs")
 """Where runs go whose folder was not named."""
@@ -72,10 +72,13 @@ class RunFolder:
 
     @contextmanager
     def given_back_on_failure(self) -> Iterator[None]:
-        """Remove the folder if what happens inside fails: nothing is made yet, and the name is free for another try."""
+        """Remove the folder if what happens inside fails: nothing is made yet, and the name is free for another try.
+
+        Only what a start writes is removed; the folder stays if it holds anything else.
+        """
         try:
             yield
-        except (PeftkitError, KeyboardInterrupt):
+        except BaseException:
             run = self.checkpoints / "run.json"
             for file in (self.config, self.data, self.forecast, self.rejected, run, self.retries, self.lock):
                 file.unlink(missing_ok=True)

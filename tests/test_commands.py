@@ -105,6 +105,36 @@ def test_version(peftkit) -> None:
     assert peftkit("--version") == (0, f"peftkit {version('peftkit')}\n", "")
 
 
+@pytest.mark.parametrize("group", [(), ("recipes",), ("assets",), ("bench",)])
+def test_help_says_what_each_command_does_without_cutting_it_short(
+    peftkit, monkeypatch, group: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = peftkit(*group, "--help")
+    listed = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(listed) > 0
+    for line in listed:
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
+        assert len(line) <= 80
+
+
+def test_every_group_of_commands_is_among_those_of_the_test_above() -> None:
+    import typer
+
+    from peftkit.cli import app
+
+    commands = typer.main.get_command(app).commands
+    assert {name for name, one in commands.items() if hasattr(one, "commands")} == {"recipes", "assets", "bench"}
+
+
+def test_help_of_chat_names_the_usual_length(peftkit) -> None:
+    from peftkit.serve.asking import CHAT_TOKENS
+
+    said = " ".join(peftkit("chat", "--help").stdout.split())
+    assert f"Longest answer, in tokens; {CHAT_TOKENS}, or the recipe's." in said
+
+
 def test_recipes(peftkit) -> None:
     done = peftkit("recipes")
     assert done.code == 0

@@ -18,6 +18,33 @@ def test_a_run_that_fails_before_training_gives_its_folder_back(small: list[str]
     assert run("sentiment", words=small, out=out).folder == out
 
 
+@pytest.mark.parametrize("place", ["peftkit.screen.show_start", "peftkit.model.load.load_model"])
+def test_a_bug_before_training_gives_the_folder_back_too(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def broken(*_: object) -> None:
+        assert (tmp_path / "mine" / "config.yaml").is_file()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(place, broken)
+    with pytest.raises(ZeroDivisionError):
+        run("sentiment", words=small, out=tmp_path / "mine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_put_into_the_folder_meanwhile_stays(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        (tmp_path / "mine" / "notes.txt").write_text("mine")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("peftkit.model.load.load_model", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("sentiment", words=small, out=tmp_path / "mine")
+    assert [one.name for one in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 def test_a_failed_run_without_a_name_leaves_nothing(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapter.convert import require_convertible
-from peftkit.adapter.int8_file import INT8_TYPE, unpack_int8
+from peftkit.adapter.int8_file import unpack_int8
 from peftkit.adapter.lora_start import Batches, as_plain_lora, prepare_base, start_lora
 from peftkit.adapter.methods import find_method
 from peftkit.adapter.peft_config import peft_config, require_fitting
@@ -251,6 +251,17 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     Raises:
         AdapterError: A file is absent or damaged, or says what no adapter needs (`peftkit.adapter.peft_file`).
     """
+    settings, state = read_stored(folder)
+    state, settings = unpack_int8(folder, state, settings)
+    return settings, state
+
+
+def read_stored(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read the two files of an adapter as `read_files` does, with the tensors as they are stored.
+
+    Raises:
+        AdapterError: As `read_files`.
+    """
     try:
         settings = read_peft_settings(folder / PEFT_CONFIG)
         state = read_tensors(folder / WEIGHTS)
@@ -259,8 +270,6 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except (OSError, ValueError, ModelError) as error:
         raise AdapterError(f"the adapter in '{folder}' is damaged: {error}") from error
     require_ranks_in(settings, max((side for one in state.values() for side in one.shape), default=0), folder)
-    if settings.get("peft_type") == INT8_TYPE:
-        state, settings = unpack_int8(folder, state, settings)
     return settings, state
 
 

@@ -39,13 +39,15 @@ def pack_int8(
 def unpack_int8(
     folder: Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return what was packed, with factors in float32.
+    """Return what was packed, with factors in float32; an adapter that was not is returned as it is.
 
     Raises:
         AdapterError: A factor lacks its scales, or has others than one for each row.
     """
     import torch
 
+    if settings.get("peft_type") != INT8_TYPE:
+        return dict(state), dict(settings)
     found: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         if name.endswith(_VALUES):

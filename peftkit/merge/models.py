@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.adapter.attach import load_adapter
+from peftkit.adapter.attach import PEFT_CONFIG, add_adapter, load_adapter
+from peftkit.adapter.int8_file import INT8_TYPE
+from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.config import ModelConfig, RunConfig
 from peftkit.errors import ModelError, first_line
 from peftkit.merge.inputs import Inputs
@@ -30,21 +32,31 @@ def live_model(inputs: Inputs, *, trained: bool) -> Any:
     passport = inputs.passport
     first, *others = inputs.adapters
     if passport is None:
-        model: Any = PeftModel.from_pretrained(
-            plain_model(inputs, inputs.folder, resolved_dtype(ModelConfig(path=inputs.source.path))), first.folder
-        )
+        base = plain_model(inputs, inputs.folder, resolved_dtype(ModelConfig(path=inputs.source.path)))
     else:
         held = passport.base.quantization if trained else "none"
-        model = load_adapter(load_model(inputs.source, _held_as(passport.config, held), inputs.family), first.folder)
+        base = load_model(inputs.source, _held_as(passport.config, held), inputs.family)
+    if passport is None and not _is_int8(first.folder):
+        model: Any = PeftModel.from_pretrained(base, first.folder)
+    else:
+        model = load_adapter(base, first.folder)
     names = ["default"]
     for number, other in enumerate(others, 2):
-        names.append(f"adapter {number}")
-        model.load_adapter(other.folder, adapter_name=names[-1])
+        names.append(f"adapter {number} of {len(inputs.adapters)}")  # no name is part of another, as PEFT needs it
+        if _is_int8(other.folder):
+            add_adapter(model, names[-1], other.folder)
+        else:
+            model.load_adapter(other.folder, adapter_name=names[-1])
     if len(names) > 1:
         model.base_model.set_adapter(names)
     for name, one in zip(names, inputs.adapters, strict=True):
         _weigh(model, name, one.weight)
     return model.eval()
+
+
+def _is_int8(folder: Path) -> bool:
+    """Whether PEFT itself cannot read an adapter, which only peftkit writes."""
+    return read_peft_settings(folder / PEFT_CONFIG).get("peft_type") == INT8_TYPE
 
 
 def merged_model(inputs: Inputs, folder: Path) -> Any:

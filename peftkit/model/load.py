@@ -316,6 +316,7 @@ def _explain(source: Source, error: Exception, part: str) -> ModelError:
         return ModelError(f"the {part} in '{source.path}' cannot be loaded: {first_line(error)}")
     at = f" at revision '{source.revision}'" if source.revision else ""
     return ModelError(
-        f"the {part} of '{source.path}'{at} cannot be had from the hub or its cache: {first_line(error)} "
-        "(check the name and the network; gated models need `hf auth login`; HF_HUB_OFFLINE=1 uses the cache alone)"
+        f"the {part} of '{source.path}'{at} cannot be had from the hub or its cache: "
+        f"{first_line(error).rstrip('. ')}; check the name and the network (gated models need `hf auth login`; "
+        "HF_HUB_OFFLINE=1 uses the cache alone)"
     )

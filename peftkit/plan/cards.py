@@ -114,7 +114,9 @@ _BY_SIZE = {
 """A usual card of each size."""
 
 _USABLE = 0.98  # of a card's nominal memory
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:gb|gib|g)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gb|gib|g)?", re.IGNORECASE)
+_MOST = 512
+"""Gigabytes of the largest size: a number above it and without a unit is a card's name, such as 4090."""
 
 
 def find_card(word: str) -> Card:
@@ -123,9 +125,11 @@ def find_card(word: str) -> Card:
     A size takes the rates of a usual card of about that size.
 
     Raises:
-        ConfigError: No card has such a name.
+        ConfigError: No card has such a name, or none can have such a size.
     """
-    if (size := _SIZE.fullmatch(word.strip())) and float(size[1]) <= 512:
+    if (size := _SIZE.fullmatch(word.strip())) and (size[2] or float(size[1]) <= _MOST):
+        if not 0 < float(size[1]) <= _MOST:
+            raise ConfigError(f"--gpu '{word}': a card's size is more than 0 and at most {_MOST} GB, such as 24GB")
         return _of_size(float(size[1]))
     asked = _letters(word)
     for card in CARDS:
@@ -134,9 +138,10 @@ def find_card(word: str) -> Card:
     held = [card for card in CARDS if asked and (asked in _letters(card.name) or _letters(card.name) in asked)]
     if held and "laptop" not in asked:  # a laptop's card has the name of a faster one
         return min(held, key=lambda card: abs(len(_letters(card.name)) - len(asked)))
-    near = difflib.get_close_matches(word.lower(), [card.name.lower() for card in CARDS], n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(card.name for card in CARDS)}"
-    raise ConfigError(f"--gpu {word}: no card of that name is known; {hint} A size such as 24GB works too")
+    names = {card.name.lower(): card.name for card in CARDS}
+    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.4)
+    hint = f"did you mean '{names[near[0]]}'?" if near else f"there are {', '.join(names.values())}"
+    raise ConfigError(f"--gpu '{word}': no card of that name is known; give a size, such as 24GB, or a name: {hint}")
 
 
 def _of_size(gigabytes: float) -> Card:

@@ -147,7 +147,7 @@ def trace(subject: Subject, card: Card, *, judging: bool = True) -> Outline:
     except Exception as error:  # a library met what has no meaning without values; its own words say what
         raise NotModelledError(
             f"the plan cannot model {_named(subject)}: {type(error).__name__}, {first_line(error)}; "
-            "`peftkit run --force` starts without it"
+            "a run starts without a forecast"
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from peftkit import machine
 from peftkit.config import RunConfig
-from peftkit.errors import ConfigError
+from peftkit.errors import ConfigError, DoesNotFitError, OutputError
 from peftkit.model.family import family_by
 from peftkit.plan.advice import Advice, Adviser
 from peftkit.plan.calibration import calibration_of
@@ -19,7 +19,7 @@ from peftkit.plan.choose import with_layers_chosen
 from peftkit.plan.forecast import Forecast, Subject, device_of, read, trace
 from peftkit.plan.outline import Outline
 from peftkit.plan.rates import this_machine
-from peftkit.plan.search import Largest, largest
+from peftkit.plan.search import Largest, largest, require_maximum
 from peftkit.plan.shapes import settings_for
 from peftkit.plan.step import Device
 from peftkit.plan.workload import find_workload
@@ -79,6 +79,8 @@ def plan_run(resolved: Resolved, gpus: Sequence[str] = (), maximum: str | None =
         NotModelledError: A part of it cannot be modelled.
     """
     machine.quiet_libraries()
+    if maximum is not None:
+        require_maximum(maximum, resolved.config)
     cards = [find_card(word) for word in gpus] or [this_machine()]
     subject = with_layers_chosen(subject_of(resolved), cards[0])
     forecasts = forecasts_of(subject, cards)
@@ -117,33 +119,46 @@ def chosen_config(plan: Plan) -> RunConfig:
     """Return the configuration that the plan would take: with its best advice, or the largest value that fits.
 
     Raises:
-        ConfigError: There is nothing to change, or nothing that makes it fit.
+        DoesNotFitError: No value and no change makes it fit.
     """
     config = plan.subject.config
     if plan.largest is not None:
         if plan.largest.value is None:
-            raise ConfigError(f"no value of {plan.largest.key} fits, so there is no configuration to write")
+            raise DoesNotFitError(f"no value of {plan.largest.key} fits, so there is no configuration to write")
         return changed(config, {plan.largest.key: plan.largest.value})
-    if plan.advice:
-        if not (plan.fits or plan.advice[0].fits):
-            raise ConfigError("no change makes this run fit, so there is no configuration to write")
+    if plan.advice and (plan.fits or plan.advice[0].fits):
         return changed(config, plan.advice[0].values)
     if not plan.fits:
-        raise ConfigError("no change makes this run fit, so there is no configuration to write")
+        raise DoesNotFitError("no change makes this run fit, so there is no configuration to write")
     return config
+
+
+def require_file(file: Path) -> None:
+    """Refuse a file that the configuration cannot be written to, before anything is traced for it.
+
+    Raises:
+        ConfigError: Its name does not end in .yaml.
+        OutputError: It exists, or has no folder.
+    """
+    from peftkit.rundir import require_new
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--apply '{file}' must end in .yaml, so that `peftkit run` can take it")
+    require_new(file)
+    if not file.parent.is_dir():
+        raise OutputError(f"'{file}' cannot be written: there is no folder '{file.parent}'; make it, or name another")
 
 
 def write_chosen(plan: Plan, file: Path) -> None:
     """Write the configuration that the plan would take to a new file.
 
     Raises:
-        ConfigError: There is none, or the file's name does not end in .yaml.
+        ConfigError: The file's name does not end in .yaml.
+        DoesNotFitError: There is none that fits.
         OutputError: The file exists or cannot be written.
     """
-    from peftkit.rundir import require_new, write_text
+    from peftkit.rundir import write_text
     from peftkit.yaml_file import to_yaml
 
-    if file.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--apply '{file}' must end in .yaml, so that `peftkit run` can take it")
-    require_new(file)
+    require_file(file)
     write_text(file, to_yaml(chosen_config(plan)))

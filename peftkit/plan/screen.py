@@ -16,6 +16,8 @@ _ROWS = {
     "context": "CUDA's own, or libraries",
 }
 
+_SMALLER = "a smaller model"
+
 
 def show_plan(ui: UI, plan: Plan) -> None:
     """Show all of a plan."""
@@ -39,6 +41,24 @@ def verdict(one: Forecast) -> str:
     if not one.fits:
         return f"{one.card.name}: does not fit, it needs {need}, {gib(-one.left)} too much"
     return f"{one.card.name}: {'just fits, perhaps' if one.tight else 'fits'}, {need}, {gib(one.left)} left"
+
+
+def misfit(plan: Plan) -> str | None:
+    """Say what does not fit, and what to do about it; None where all fits, or a value that does was found."""
+    first = plan.forecasts[0]
+    if plan.largest is not None:
+        if plan.largest.value is not None:
+            return None
+        need = f"the smallest needs {gib(plan.largest.total)} of {gib(first.card.memory)}"
+        return f"{first.card.name}: no value of {plan.largest.key} fits, {need}; take a larger card or {_SMALLER}"
+    short = next((one for one in plan.forecasts if not one.fits), None)
+    if short is None:
+        return None
+    if short is not first:  # advice is for the first card
+        return f"{verdict(short)}; `--gpu '{short.card.name}'` alone says what to change"
+    if plan.advice and plan.advice[0].fits:
+        return f"{verdict(short)}; `--apply FILE.yaml` writes what does"
+    return f"{verdict(short)}, and no change to its settings makes it fit; take a larger card or {_SMALLER}"
 
 
 def show_memory(ui: UI, forecasts: list[Forecast]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
+from peftkit.config import RunConfig
 from peftkit.errors import ConfigError, PeftkitError
 from peftkit.plan.advice import Adviser
 from peftkit.plan.forecast import Forecast, Subject
@@ -38,6 +39,18 @@ class Largest:
     total: int
 
 
+def require_maximum(name: str, config: RunConfig) -> None:
+    """Refuse what `--max` cannot find, before anything is traced for it.
+
+    Raises:
+        ConfigError: There is no such key, or the run has no such setting.
+    """
+    if name not in (*KEYS, "model"):
+        raise ConfigError(f"--max '{name}' is not known; it can be max_length, batch, rank or model")
+    if name == "rank" and config.adapter.r is None:
+        raise ConfigError(f"--max rank: adapter.method={config.adapter.method} has no rank; give another key")
+
+
 def largest(name: str, subject: Subject, now: Forecast) -> Largest:
     """Find the largest value of a key that fits.
 
@@ -45,18 +58,11 @@ def largest(name: str, subject: Subject, now: Forecast) -> Largest:
         name: `max_length`, `batch`, `rank` or `model`.
         subject: The run.
         now: Its forecast on the card.
-
-    Raises:
-        ConfigError: There is no such key, or the run has no such setting.
     """
     adviser = Adviser(subject, now)
     if name == "model":
         return _largest_model(subject, adviser)
-    if name not in KEYS:
-        raise ConfigError(f"--max {name}: it can be max_length, batch, rank or model")
     key, step = KEYS[name]
-    if name == "rank" and subject.config.adapter.r is None:
-        raise ConfigError(f"--max rank: adapter.method={subject.config.adapter.method} has no rank")
 
     def total(value: int) -> int:
         return adviser.total_of(_with(adviser, key, value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,13 +115,16 @@ def find_workload(resolved: Resolved, family: Family) -> tuple[RunConfig, Worklo
     Nothing is fetched for it.
     """
     config = resolved.config
-    with suppress(PeftkitError):  # the plan is about the machine; what is wrong with rows, `peftkit check` says
+    source = Workload.source
+    try:
         if _rows_are_here(resolved):
             return _counted(resolved) if _tokenizer_is_here(config) else _estimated(resolved, family)
+    except PeftkitError as error:  # the plan is about the machine, and can be made without rows
+        source = f"{source}, as the rows cannot be read: {error}"
     if config.task.kind == "classification" and not config.task.labels:
         task = config.task.model_copy(update={"labels": ("one", "other")})
         config = config.model_copy(update={"task": task})
-    return config, assumed(config, family)
+    return config, replace(assumed(config, family), source=source)
 
 
 def _counted(resolved: Resolved) -> tuple[RunConfig, Workload]:

@@ -19,6 +19,8 @@ from peftkit.model.load import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+CHAT_TOKENS = 512
+"""Longest answer of a chat where nothing else was asked for."""
 _ENDLESS = 2**40  # tokens: nothing is cut here; what is too long is refused by those who know the answer's length
 
 
@@ -51,6 +53,10 @@ class Asking:
     def uses_wording(self, messages: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a conversation is asked in the recipe's wording: it is one message of the user, and nothing else."""
         return self.has_wording and len(messages) == 1 and messages[0]["role"] == "user"
+
+    def usual_tokens(self, *, in_wording: bool) -> int:
+        """Return the longest answer where none was asked for: the recipe's in its own wording, else that of a chat."""
+        return (self.max_new_tokens if in_wording else None) or CHAT_TOKENS
 
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], frozenset[int]]:
         """Encode a conversation up to where the model answers.

@@ -10,10 +10,8 @@ from peftkit.data.messages import BadMessages, asked_messages
 from peftkit.serve.errors import ApiError
 from peftkit.serve.writing import Sampling
 
-CHAT_TOKENS = 512
-"""Longest answer of a chat where the request does not say."""
 COMPLETION_TOKENS = 16
-"""The same of a completion, as in OpenAI's description."""
+"""Longest answer of a completion where the request does not say, as in OpenAI's description."""
 
 _STOPS = 4  # as many as OpenAI takes
 _NEUTRAL: dict[str, tuple[Any, ...]] = {

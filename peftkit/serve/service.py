@@ -16,7 +16,7 @@ from peftkit.serve.asking import Asking
 from peftkit.serve.batching import STOPPING, Engine, QueueFull, Stopping
 from peftkit.serve.errors import FAILED, NOT_FOUND, TOO_MANY, UNAVAILABLE, ApiError
 from peftkit.serve.forms import Usage
-from peftkit.serve.requests import CHAT_TOKENS, COMPLETION_TOKENS, ChatRequest, CompletionRequest
+from peftkit.serve.requests import COMPLETION_TOKENS, ChatRequest, CompletionRequest
 from peftkit.serve.rows import Job, Piece
 from peftkit.serve.writing import Sampling, Writer
 
@@ -177,7 +177,7 @@ def _chat_prompt(asking: Asking, request: ChatRequest) -> Prompt:
         ids, end_ids = asking.conversation(messages)
     except DataError as error:
         raise ApiError.invalid(str(error), "messages") from error
-    usual = (asking.max_new_tokens if asking.uses_wording(messages) else None) or CHAT_TOKENS
+    usual = asking.usual_tokens(in_wording=asking.uses_wording(messages))
     return _fitted(asking, request, ids, end_ids, request.asked_tokens, usual, "messages")
 
 

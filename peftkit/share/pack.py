@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit import machine
-from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_files, require_finite, write_files
+from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS, read_stored, require_finite, write_files
 from peftkit.adapter.card import CARD
-from peftkit.adapter.int8_file import INT8_METADATA, INT8_TYPE
+from peftkit.adapter.int8_file import INT8_METADATA, INT8_TYPE, unpack_int8
 from peftkit.adapter.passport import PASSPORT, file_hash, read_passport, write_passport
-from peftkit.adapter.peft_file import read_peft_settings
 from peftkit.errors import AdapterError, ConfigError, OutputError
 from peftkit.merge.given import adapter_folder
-from peftkit.model.weight_files import read_tensors
 from peftkit.rundir import atomic, require_new
 from peftkit.share.archive import NAMES, TOKENIZER_FILES, write_archive
 from peftkit.share.base_weights import base_weights_in
@@ -39,7 +37,7 @@ def pack(
         adapter: Folder of the adapter, or of the run that wrote it.
         out: The file to write, which must not exist; its name ends in `.peft.zip`.
         dtype: `bf16` halves what is stored in float32, if that changes no answer by more than `MOST_KL`; `float32`
-            keeps all numbers as they are.
+            keeps all numbers as they are, as those of an adapter of integers always are.
         base: The base model that this is checked with; None takes the one that the adapter names, if it is here.
         ui: Where progress and the result are said.
 
@@ -57,22 +55,23 @@ def pack(
     _require_usable(out, dtype)
     folder = adapter_folder(adapter)
     passport = read_passport(folder) if (folder / PASSPORT).is_file() else None
-    require_finite(read_files(folder)[1], folder)
-    settings = read_peft_settings(folder / PEFT_CONFIG)
-    stored = read_tensors(folder / WEIGHTS)
+    settings, stored = read_stored(folder)
+    require_finite(unpack_int8(folder, stored, settings)[0], folder)
     warnings = []
     of_base = base_weights_in(folder, stored, base)
     if of_base:
         warnings.append(f"weights of the base model are left out, as the base has them: '{of_base[0]}'")
     stored = {name: one for name, one in stored.items() if name not in of_base}
-    state = rounded(stored, dtype)
-    report: dict[str, Any] = {"out": str(out), "dtype": dtype, "relative_change": relative_change(stored, state)}
+    is_int8 = settings.get("peft_type") == INT8_TYPE
+    state = stored if is_int8 else rounded(stored, dtype)  # to round the scales of integers would save next to nothing
+    held = "int8" if is_int8 else dtype
+    report: dict[str, Any] = {"out": str(out), "dtype": held, "relative_change": relative_change(stored, state)}
     report |= _checked(folder, stored, state, base, ui)
     if left_out := shared_names(folder):
         warnings.append(f"not among the files of an adapter, and left out: {', '.join(left_out[:5])}")
     with tempfile.TemporaryDirectory(prefix="peftkit-pack-") as scratch:
         made = Path(scratch)
-        write_files(made, state, settings, INT8_METADATA if settings.get("peft_type") == INT8_TYPE else {})
+        write_files(made, state, settings, INT8_METADATA if is_int8 else {})
         for name in (CARD, *TOKENIZER_FILES):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, made / name)

@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -53,22 +52,52 @@ def test_the_largest_length_is_found_where_memory_bends():
     assert ladder.largest(8_000, {2048: peak(2048), 4096: peak(4096)}, peak) == 2304
 
 
-def test_the_whole_script_is_rehearsed(tmp_path):
-    """Each rung in a process of its own, the last of the ladder first; the file is there after each."""
-    out = tmp_path / "rehearsal.json"
-    words = ["--rehearse", "--rungs", "2", "--steps", "2", "--out", str(out)]
-    subprocess.run([sys.executable, str(BENCHMARKS / "ladder_gpu.py"), *words], check=True, timeout=300)
-    result = json.loads(out.read_text())
-    assert [one["name"] for one in result["rungs"]] == list(ladder_gpu.FIRST[:2])
-    for one in result["rungs"]:
-        assert "note" not in one
-        assert [*one["lengths"]] == ["64", "128"]
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """The script in this process, with words of a command line; gives the file that it writes."""
+
+    def run(*words):
+        out = tmp_path / "rehearsal.json"
+        monkeypatch.setattr(sys, "argv", ["ladder_gpu.py", "--rehearse", *words, "--out", str(out)])
+        ladder_gpu.main()
+        return out
+
+    return run
 
 
-def test_what_no_time_is_left_for_and_what_fails_are_rows(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["ladder_gpu.py", "--no-such-option"])
-    rows = [*ladder_gpu.measured(argparse.Namespace(minutes=1, rungs=1))]
-    assert rows[0]["note"].startswith("it ended with code 2")
+def test_the_script_is_rehearsed_with_a_rung_in_a_process_of_its_own(script):
+    (row,) = json.loads(script("--rungs", "1", "--steps", "2").read_text(encoding="utf-8"))["rungs"]
+    assert row["name"] == ladder_gpu.FIRST[0]
+    assert "note" not in row
+    assert [*row["lengths"]] == ["64", "128"]
+
+
+def test_the_rungs_that_matter_most_come_first_and_each_comes_once():
+    names = [ladder_gpu.MEASURED[number].name for number in ladder_gpu.in_turn()]
+    assert names[:4] == [*ladder_gpu.FIRST]
+    assert sorted(names) == sorted(one.name for one in ladder_gpu.MEASURED)
+
+
+def test_the_file_is_there_after_each_rung(script, tmp_path, monkeypatch):
+    def measured(options):
+        for number in range(3):
+            written = json.loads(options.out.read_text(encoding="utf-8"))["rungs"] if options.out.exists() else []
+            assert written == [{"name": str(earlier)} for earlier in range(number)]
+            yield {"name": str(number)}
+
+    monkeypatch.setattr(ladder_gpu, "measured", measured)
+    assert len(json.loads(script().read_text(encoding="utf-8"))["rungs"]) == 3
+
+
+def test_what_no_time_is_left_for_and_what_fails_are_rows(monkeypatch, tmp_path):
+    killed = tmp_path / "killed.py"
+    killed.write_text(
+        """import sys; print('{"64": {"peak": 1}}\\n{"128": {"pe'); print("no luck", file=sys.stderr); sys.exit(2)"""
+    )
+    monkeypatch.setattr(ladder_gpu, "__file__", str(killed))
+    (row,) = ladder_gpu.measured(argparse.Namespace(minutes=1, rungs=1))
+    assert row["note"] == "it ended with code 2: no luck"
+    assert row["lengths"] == {"64": {"peak": 1}}
     rows = [*ladder_gpu.measured(argparse.Namespace(minutes=0, rungs=None))]
     assert {one["note"] for one in rows} == {"no time was left"}
     assert {one["name"] for one in rows} == {one.name for one in ladder_gpu.MEASURED}

@@ -18,21 +18,20 @@ from scipy.special import log_softmax
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from peftkit.errors import PeftkitError
 from peftkit.export.conversation import find_joints, shapes
 from peftkit.export.export import export
 from peftkit.export.gguf_tokenizer import SPLITS
-from peftkit.model.convert import embedded_model
 
 from ..merge.readers.case import mean_kl
 from ..merge.readers.environment import versions
-from ..merge.readers.program import KL, LOGPROBS, Reader, farthest, row, write_rows
+from ..merge.readers.program import KL, LOGPROBS, Reader, embedded_base, farthest, kept_rows, row
 from .bases import CONFIGS, load
 from .case import in_peft, logits, make_case, padded
 from .templates import FAMILIES
 from .texts import texts
 
 pytestmark = [pytest.mark.readers, pytest.mark.timeout(7200)]
+rows = kept_rows("export-readers.json")
 LLAMA_CPP = ("llama-cpp-python==0.3.36", "numpy")
 TOKENS = "texts of 1,000 with other token ids"
 TEMPLATES = "conversations with another text"
@@ -40,19 +39,7 @@ TEMPLATES = "conversations with another text"
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    try:
-        base = embedded_model()
-    except PeftkitError as error:
-        pytest.skip(str(error))
-    return make_case(base, tmp_path_factory.mktemp("case"))
-
-
-@pytest.fixture(scope="module")
-def rows():
-    """What was seen; with the switch, it is written down."""
-    seen = []
-    yield seen
-    write_rows("export-readers.json", seen)
+    return make_case(embedded_base(), tmp_path_factory.mktemp("case"))
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,17 @@ from peftkit.adapter.passport import read_passport
 from peftkit.errors import AdapterError, ConfigError, ModelError, OutputError
 from peftkit.judge import predict
 from peftkit.merge import merge as merging
+from peftkit.merge.given import Weighted
 from peftkit.merge.inputs import open_inputs
 from peftkit.merge.merge import merge, verify
 from peftkit.merge.plan import make_plan
 from peftkit.merge.quantized import quantize_merged, require_kept
+from peftkit.merge.shrink import shrink
 from peftkit.model.fingerprint import fingerprint
 from peftkit.model.load import Source
 
 from ..models import tiny
+from .adapters import changes, make_adapter, relative
 from .bases import tensors
 
 torch.set_num_threads(1)
@@ -69,6 +72,17 @@ def test_both_targets_are_judged_and_the_better_one_is_taken(runs, tmp_path):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["out"]
     assert json.loads((tmp_path / "out" / "merge.json").read_text()) == record
     assert record["quantization"] == "nf4"
+
+
+@pytest.mark.parametrize("names", [("small",), ("plain", "small")])
+def test_adapters_of_integers_without_a_passport_are_merged_and_proved(tiny_model, tmp_path, names):
+    made = {name: make_adapter(tiny_model, tmp_path / name, number) for number, name in enumerate(("plain", "large"))}
+    shrink(made["large"], tmp_path / "small", dtype="int8")
+    record = merge([Weighted(tmp_path / name) for name in names], tmp_path / "out", rows=8)
+    expected = sum(changes(made[{"small": "large"}.get(name, name)])["model.layers.0.mlp.up_proj"] for name in names)
+    place = "model.layers.0.mlp.up_proj.weight"
+    assert relative(tensors(tmp_path / "out")[place] - tensors(tiny_model)[place], expected) < 0.012  # of 8 bits
+    assert record["proof"]["model"]["to_merged"]["kl"] < 1e-5 < record["proof"]["model"]["to_base"]["kl"]
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8", "none"])

@@ -11,32 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.errors import PeftkitError
 from peftkit.export.export import export
-from peftkit.model.convert import embedded_model
 
 from .readers.case import make_case, mean_kl, next_token_logprobs
 from .readers.environment import versions
-from .readers.program import KL, LOGITS, LOGPROBS, Reader, farthest, row, write_rows
+from .readers.program import KL, LOGITS, LOGPROBS, Reader, embedded_base, farthest, kept_rows, row
 
 pytestmark = [pytest.mark.readers, pytest.mark.timeout(7200)]
+rows = kept_rows("merge-readers.json")
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    try:
-        base = embedded_model()
-    except PeftkitError as error:
-        pytest.skip(str(error))
-    return make_case(base, tmp_path_factory.mktemp("readers"))
-
-
-@pytest.fixture(scope="module")
-def rows():
-    """What was seen; with the switch, it is written down."""
-    seen = []
-    yield seen
-    write_rows("merge-readers.json", seen)
+    return make_case(embedded_base(), tmp_path_factory.mktemp("readers"))
 
 
 @pytest.fixture

@@ -32,8 +32,17 @@ def test_a_card_is_found_by_its_size(word, size) -> None:
 
 
 def test_a_card_that_is_not_known_is_named() -> None:
-    with pytest.raises(ConfigError, match="--gpu RTX 4095: no card of that name is known; did you mean 'rtx 409"):
+    said = "--gpu 'RTX 4095': no card of that name is known; give a size, such as 24GB, or a name: did you mean 'RTX"
+    with pytest.raises(ConfigError, match=said):
         find_card("RTX 4095")
+    with pytest.raises(ConfigError, match=r"or a name: there are RTX 2080 Ti, .*, V100 32GB$"):
+        find_card("foo")
+
+
+@pytest.mark.parametrize("word", ["0GB", "0", "1000GB", "513 gib"])
+def test_a_size_that_no_card_has_is_refused(word) -> None:
+    with pytest.raises(ConfigError, match=f"^--gpu '{word}': a card's size is more than 0 and at most 512 GB"):
+        find_card(word)
 
 
 def test_the_table_is_plausible() -> None:

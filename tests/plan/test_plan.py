@@ -11,7 +11,8 @@ from peftkit.plan import before, calibration, plan
 from peftkit.plan.advice import Adviser
 from peftkit.plan.cards import Card, find_card
 from peftkit.plan.changes import changed
-from peftkit.plan.plan import plan_run, write_chosen
+from peftkit.plan.plan import chosen_config, plan_run, write_chosen
+from peftkit.plan.screen import misfit
 from peftkit.plan.shapes import known_settings
 from peftkit.plan.workload import find_workload
 from peftkit.resolve import resolve
@@ -98,7 +99,7 @@ def test_several_changes_are_advised_where_one_is_not_enough(resolved, cards, tm
     assert len(best.values) > 2
     hopeless = plan_run(resolved("evaluate.max_rows=0", "train.per_device_train_batch_size=2"), ["10"])
     assert not any(one.fits for one in hopeless.advice)
-    with pytest.raises(ConfigError, match="no change makes this run fit"):
+    with pytest.raises(DoesNotFitError, match="no change makes this run fit"):
         write_chosen(hopeless, tmp_path / "none.yaml")
 
 
@@ -136,7 +137,7 @@ def test_the_largest_model_that_fits(resolved, monkeypatch) -> None:
     words = ["train.gradient_checkpointing=true", "train.per_device_train_batch_size=1", "evaluate.max_rows=0"]
     found = plan_run(resolved(*words), ["12GB"], "model")
     assert (found.largest.key, found.largest.value) == ("model.path", "meta-llama/Llama-3.1-8B")
-    with pytest.raises(ConfigError, match="--max depth"):
+    with pytest.raises(ConfigError, match="--max 'depth' is not known"):
         plan_run(resolved(), ["8GB"], "depth")
 
 
@@ -163,6 +164,31 @@ def test_weights_of_a_kind_without_model_are_named(tmp_path) -> None:
         plan_run(resolve("sentiment", words=[f"model.path={tmp_path}"]), ["24GB"])
 
 
+def test_a_run_that_cannot_be_forecast_says_that_it_starts_and_does(small, tmp_path, monkeypatch, capsys) -> None:
+    from peftkit import pipeline
+    from peftkit.model import load
+    from peftkit.plan import forecast
+    from peftkit.ui import UI
+
+    class WeightsAreReadError(Exception):
+        pass
+
+    def outline(*_):
+        raise ValueError("a tensor without values")
+
+    def load_model(*_):
+        raise WeightsAreReadError
+
+    monkeypatch.setattr(forecast, "outline", outline)
+    monkeypatch.setattr(load, "load_model", load_model)
+    with pytest.raises(WeightsAreReadError):
+        pipeline.run("sentiment", words=small, out=tmp_path / "run", ui=UI())
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "no forecast: the plan cannot model" in said
+    assert "ValueError, a tensor without values; a run starts without a forecast" in said
+    assert "--force" not in said
+
+
 def test_the_command_leaves_with_a_code_of_its_own(resolved, narrow, monkeypatch, capsys) -> None:
     from peftkit.cli import main
 
@@ -181,6 +207,65 @@ def test_the_command_leaves_with_a_code_of_its_own(resolved, narrow, monkeypatch
     assert "saved activations" in said.out
     code, said = call("--gpu", "rtx 9999")
     assert code == ConfigError.exit_code
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--max", "nonsense"], 2, "--max 'nonsense' is not known; it can be max_length, batch, rank or model"),
+        (["adapter.method=ia3", "--max", "rank"], 2, "--max rank: adapter.method=ia3 has no rank"),
+        (["--apply", "out.txt"], 2, "--apply 'out.txt' must end in .yaml"),
+        (["--apply", "there.yaml"], 6, "'there.yaml' exists and is not written over; give another name"),
+        (["--apply", "no/out.yaml"], 6, "there is no folder 'no'; make it, or name another"),
+        (["--gpu", "24GB", "--gpu", "0GB"], 2, "--gpu '0GB': a card's size is more than 0 and at most 512 GB"),
+        (["model.path=/no/such"], 4, "'/no/such' is no model: give a folder with config.json"),
+        (["--preset", "huge"], 2, "has no preset 'huge'; it has: tiny"),
+        (["--config", "no.yaml"], 2, "there is no configuration file 'no.yaml'"),
+        (["train.max_lenth=64"], 2, "unknown key 'train.max_lenth' (command line); did you mean 'train.max_length'?"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_is_traced(narrow, tmp_path, monkeypatch, capsys, words, code, said):
+    from peftkit.cli import main
+
+    def forecasts_of(*_):
+        raise AssertionError("traced")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.yaml").write_text("mine")
+    monkeypatch.setattr(plan, "forecasts_of", forecasts_of)
+    monkeypatch.setattr(sys, "argv", ["peftkit", "plan", "instruct", f"model.path={narrow}", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert (tmp_path / "there.yaml").read_text() == "mine"
+
+
+def test_what_is_said_of_a_run_that_does_not_fit_can_be_done(resolved, cards) -> None:
+    words = ("evaluate.max_rows=0", "train.per_device_train_batch_size=16")
+    helped, other = plan_run(resolved(*words), ["300"]), plan_run(resolved(*words), ["24GB", "300"])
+    hopeless = plan_run(resolved("evaluate.max_rows=0", "train.per_device_train_batch_size=2"), ["10"])
+    assert misfit(helped).endswith("too much; `--apply FILE.yaml` writes what does")
+    assert misfit(other).endswith("too much; `--gpu '300 MiB'` alone says what to change")
+    assert misfit(hopeless).endswith(
+        "and no change to its settings makes it fit; take a larger card or a smaller model"
+    )
+    assert misfit(plan_run(resolved(*words), ["24GB"])) is None
+    none, some = (plan_run(resolved(*words), [size], "batch") for size in ("10", "300"))
+    assert misfit(none).startswith("10 MiB: no value of train.per_device_train_batch_size fits, the smallest needs ")
+    assert misfit(some) is None
+    with pytest.raises(DoesNotFitError, match=r"no value of train\.per_device_train_batch_size fits"):
+        chosen_config(none)
+
+
+def test_rows_that_cannot_be_read_are_named_and_the_worst_is_assumed(small) -> None:
+    words = [word for word in small if not word.startswith("data.path")]
+    _, load = find_workload(resolve("sentiment", words=[*words, "data.path=no-such.csv"]), "causal")
+    assert load.source.startswith("assumed, as the rows cannot be read: ")
+    assert "no-such.csv" in load.source
+    assert load.longest == 256
 
 
 def test_a_run_keeps_its_forecast_beside_what_it_took(small, tmp_path) -> None:

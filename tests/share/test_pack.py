@@ -17,6 +17,7 @@ from peftkit.adapter.passport import PASSPORT, file_hash, read_passport
 from peftkit.errors import AdapterError, ConfigError, OutputError
 from peftkit.judge import predict
 from peftkit.merge.shrink import shrink
+from peftkit.model import weight_files
 from peftkit.share.archive import NAMES
 from peftkit.share.pack import pack
 from peftkit.share.rounding import MOST_KL
@@ -232,13 +233,31 @@ def test_another_base_of_that_name_is_not_asked(trained, tmp_path):
         pack(trained, tmp_path / "b.peft.zip", base=passport["config"]["model"]["path"])
 
 
-def test_an_adapter_of_integers_is_packed_as_it_is(plain, tmp_path):
+@pytest.mark.parametrize("dtype", ["bf16", "float32"])
+def test_an_adapter_of_integers_is_read_once_and_packed_as_it_is(plain, tmp_path, monkeypatch, dtype):
+    def counted(path):
+        read.append(path)
+        return read_weight_file(path)
+
+    read, read_weight_file = [], weight_files.read_weight_file
     shrink(plain, tmp_path / "int8", dtype="int8")
-    pack(tmp_path / "int8", tmp_path / "a.peft.zip", dtype="float32")
+    monkeypatch.setattr(weight_files, "read_weight_file", counted)
+    report = pack(tmp_path / "int8", tmp_path / "a.peft.zip", dtype=dtype)
+    assert (report["checked"], report["dtype"]) == ("nothing was rounded", "int8")
+    assert read == [tmp_path / "int8" / WEIGHTS]
     unpack(tmp_path / "a.peft.zip", tmp_path / "out")
     before, after = load_file(tmp_path / "int8" / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert settings_of(tmp_path / "out")["peft_type"] == settings_of(tmp_path / "int8")["peft_type"]
+
+
+def test_an_adapter_of_integers_whose_scales_are_not_finite_is_refused(plain, tmp_path):
+    shrink(plain, tmp_path / "int8", dtype="int8")
+    state = load_file(tmp_path / "int8" / WEIGHTS)
+    scale = next(name for name in state if name.endswith(".int8_scale"))
+    save_file(state | {scale: state[scale] * float("inf")}, tmp_path / "int8" / WEIGHTS)
+    with pytest.raises(AdapterError, match=r"lora_[AB]\.weight' in .* has values that are not finite"):
+        pack(tmp_path / "int8", tmp_path / "a.peft.zip", dtype="float32")
 
 
 def test_what_cannot_be_packed_is_refused(plain, tmp_path):

@@ -16,12 +16,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peftkit import machine
-from peftkit.errors import PeftkitError
-from peftkit.model.convert import embedded_model
 from peftkit.share.pack import pack
 
 from ..merge.readers.case import TEXTS, mean_kl
 from ..merge.readers.environment import CannotBuild, make_environment, read, versions
+from ..merge.readers.program import embedded_base
 
 pytestmark = [pytest.mark.readers, pytest.mark.timeout(7200)]
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "pack-readers.json"
@@ -38,10 +37,7 @@ MOST_KL = 1e-5
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     """A pack of a LoRA with all that readers have ignored at times, token ids, and logits of base and adapter here."""
-    try:
-        base = embedded_model()
-    except PeftkitError as error:
-        pytest.skip(str(error))
+    base = embedded_base()
     folder = tmp_path_factory.mktemp("packed")
     tokenizer = AutoTokenizer.from_pretrained(base)
     ids = [tokenizer(text)["input_ids"][:LENGTH] for text in TEXTS]

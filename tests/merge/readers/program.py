@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from peftkit import machine
+from peftkit.errors import PeftkitError
+from peftkit.model.convert import embedded_model
 
 from .environment import CannotBuild, make_environment, read, versions
 
@@ -16,6 +18,26 @@ RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 KL = "mean KL of the next token"
 LOGITS = "largest difference of a logit"
 LOGPROBS = "largest difference of a token's log-probability"
+
+
+def embedded_base():
+    """Folder of the embedded model; the test is skipped where that is not here and cannot be fetched."""
+    try:
+        return embedded_model()
+    except PeftkitError as error:
+        pytest.skip(str(error))
+
+
+def kept_rows(name):
+    """A fixture for the rows of one file of tests; with the switch, what was seen is written to that file."""
+
+    @pytest.fixture(scope="module")
+    def rows():
+        seen = []
+        yield seen
+        write_rows(name, seen)
+
+    return rows
 
 
 class Reader:
