@@ -20,7 +20,6 @@ from peftkit.bench.flops import shape_of
 from peftkit.bench.job import Job
 from peftkit.data.examples import IGNORED
 
-
 _HELD_OUT_BATCH = 8
 """Rows of one pass while held-out rows are judged."""
 
