@@ -1,4 +1,4 @@
-"""A LoRA layer as one operation: the update is added in place, and only its input and the product with A are kept.
+"""A LoRA layer as one operation: only its input and the product with A are kept, and the sum is rounded once.
 
 PEFT's own forward pass makes four tensors of the size of its output (a copy of the base layer's, the product with B,
 that times the scaling, the sum); here there is one. The gradients are those of Hu et al. 2021 (arXiv 2106.09685),
@@ -61,6 +61,11 @@ class FusedLora:
             return output
         return functional.linear(x.to(self.dense.dtype), self.dense, _bias(self.layer.base_layer, self.dense.dtype))
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the base layer's product is one with its weights, dequantized where they are of 4 bits."""
+        return bool(self.layer.base_layer.weight.dtype != torch.int8)
+
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the base layer's weights, [out_features, in_features]."""
         return dequantized(self.layer.base_layer, dtype) if self.dense is None else self.dense
@@ -79,12 +84,20 @@ class _Fused(torch.autograd.Function):
         fused: FusedLora,
     ) -> torch.Tensor:
         """Compute in `dtype`; `first` is A, [r, in_features], `second` is B, [out_features, r]."""
-        output = fused.base(x)
         given, kept = x.to(dtype), None
         if share:
             given, kept = torch.native_dropout(given, share, True)
         low = functional.linear(given, first.to(dtype))
-        _add_product(output, low, second.to(dtype).t(), scaling)
+        if x.dtype == dtype and fused.has_weights:
+            # The update first: added to a product of 16 bits it is lost where it is below half of its last digit.
+            output = torch.mm(low.flatten(0, -2) * scaling, second.to(dtype).t())
+            output.addmm_(x.flatten(0, -2), fused.weight(dtype).t())
+            if (bias := _bias(fused.layer.base_layer, dtype)) is not None:
+                output += bias
+            output = output.view(*x.shape[:-1], -1)
+        else:
+            output = fused.base(x)
+            _add_product(output, low, second.to(dtype).t(), scaling)
         ctx.save_for_backward(x, low, first, second, kept)
         ctx.scaling, ctx.share, ctx.dtype, ctx.fused = scaling, share, dtype, fused
         return output
@@ -105,12 +118,10 @@ class _Fused(torch.autograd.Function):
             to_first = torch.mm(through.t(), given.flatten(0, -2)).to(first.dtype)
             del given
         if wants_x:
-            below = torch.mm(above, ctx.fused.weight(ctx.dtype)).view(x.shape)
-            if kept is None:
-                _add_product(below, through, first.to(ctx.dtype), 1.0)
-            else:
-                below += torch.mm(through, first.to(ctx.dtype)).view(x.shape).mul_(kept).div_(1 - ctx.share)
-            below = below.to(x.dtype)
+            below = torch.mm(through, first.to(ctx.dtype))
+            if kept is not None:
+                below.mul_(kept.view(below.shape)).div_(1 - ctx.share)
+            below = below.addmm_(above, ctx.fused.weight(ctx.dtype)).view(x.shape).to(x.dtype)
         return below, to_first, to_second, None, None, None, None
 
 

@@ -105,7 +105,7 @@ def attend(
         assert isinstance(found, torch.Tensor)
         return found[None], None
     lengths = _lengths(cu_seq_lens_q, query.shape[2])
-    texts = zip(*(one.split(lengths, dim=2) for one in (query, key, value)), strict=True)
+    texts = zip(*(torch.split(one, lengths, dim=2) for one in (query, key, value)), strict=True)
     parts = [plain(module, *text, None, dropout, scaling, is_causal, **more)[0] for text in texts]
     return torch.cat(parts, dim=1), None
 

@@ -78,6 +78,8 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
         query, key = (args[1], args[2]) if backward else (args[0], args[1])
         causal = any(one is True for one in args)
         return _attention(query, key, causal) * 5 // 2 if backward else _attention(query, key, causal)
+    if name.startswith("aten::") and short.endswith("_"):  # one that works in place computes as much
+        packet = getattr(torch.ops.aten, short[:-1], packet)
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=result))
     return 0

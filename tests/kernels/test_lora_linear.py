@@ -142,3 +142,32 @@ def test_it_keeps_its_input_and_nothing_else_of_that_size():
 def test_what_it_cannot_run_is_said(settings, why):
     found = complaint(lora_layer("none", **settings))
     assert found is None if why is None else why in found
+
+
+@pytest.mark.parametrize("base", ["none", "nf4"])
+def test_a_small_update_is_not_lost_in_bfloat16(base):
+    """How much of the update is in the outputs, and in the gradients: 1 in exact numbers, much less in PEFT's order."""
+    layer = lora_layer(base, dtype=torch.bfloat16)
+    first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    with torch.no_grad():
+        second.copy_(second.sign() * 1e-4)
+    torch.manual_seed(2)
+    x, above = torch.randn(2000, IN).bfloat16(), torch.randn(2000, OUT).bfloat16()
+    weight, bias = dequantized(layer.base_layer, torch.bfloat16).double(), layer.base_layer.bias.double()
+    update = layer.scaling["default"] * second.double() @ first.double()
+
+    def share_kept():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output, found = gradients(layer, x, above)
+        plain, change = x.double() @ weight.t() + bias, x.double() @ update.t()
+        slopes, more = above.double() @ weight, above.double() @ update
+        return [
+            ((got.double() - without) * of).sum().item() / of.square().sum().item()
+            for got, without, of in ((output, plain, change), (found["x"], slopes, more))
+        ]
+
+    of_peft = share_kept()
+    FusedLora(layer)
+    own = share_kept()
+    assert max(of_peft) < 0.6
+    assert own == pytest.approx([1, 1], abs=0.1), of_peft
