@@ -18,7 +18,7 @@ from suite import JOBS
 from peftkit import screen
 from peftkit.adapter.method_list import list_methods, parameters
 from peftkit.adapter.methods import FIGURES
-from peftkit.bench.result import Result, read_result
+from peftkit.bench.result import Result, Run, read_result
 from peftkit.plan.cards import GIB
 from peftkit.ui import UI
 
@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 PARTS = ("before", "after")
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 ROOT = HERE.parent
+LAST = 20
+"""Steps at the end of a loss curve that are told apart."""
 BLOCK = re.compile(r"(<!-- ([a-z-]+) -->\n?).*?(<!-- /\2 -->)", flags=re.S)
 
 
@@ -42,6 +44,8 @@ def main() -> None:
         "suite-metrics": suite_metrics,
         "forecast": forecasts,
         "forecast-short": forecasts_short,
+        "forecast-runs": forecast_runs,
+        "plan-speed": plan_speed,
         "faults": faults,
         "methods": methods,
         "merge": merging,
@@ -52,6 +56,8 @@ def main() -> None:
         "ladder-short": ladder_short,
         "throughput": throughput,
         "throughput-short": throughput_short,
+        "losses": losses,
+        "losses-short": losses_short,
     }
     placed = [found[2] for text in pages.values() for found in BLOCK.finditer(text)]
     if sorted(placed) != sorted(blocks):
@@ -249,6 +255,48 @@ def throughput_short() -> str:
     return "\n".join(lines) + f"\n\n{_throughput_note(result)}\n"
 
 
+def losses() -> str:
+    """Return the table of losses on the same batches."""
+    result = read_result(HERE / "results" / "cpu-loss")
+    lines = [
+        f"| | | mean loss of all steps | of the last {LAST} steps | of held-out rows | beside {result.reference} |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    reference = {one.case: _learned(one) for one in result.runs if one.contestant == result.reference}
+    for one in result.runs:
+        found = _learned(one)
+        beside = [f"{100 * (mine / other - 1):+.1f}%" for mine, other in zip(found, reference[one.case], strict=True)]
+        last = ", ".join(beside) if one.contestant != result.reference else ""
+        lines.append(f"| {one.case} | {one.contestant} | {' | '.join(f'{value:.4f}' for value in found)} | {last} |")
+    return "\n".join(lines) + f"\n\nOne seed. {_where(result.model_dump())}\n"
+
+
+def losses_short() -> str:
+    """Say in a sentence how losses compare."""
+    result = read_result(HERE / "results" / "cpu-loss")
+    kinds = {
+        name: [_learned(one) for one in result.runs if one.contestant == name]
+        for name in ("peftkit", result.reference or "")
+    }
+    pairs = zip(kinds["peftkit"], kinds[result.reference or ""], strict=True)
+    beside = [[100 * (mine / other - 1) for mine, other in zip(*pair, strict=True)] for pair in pairs]
+    words = ("the mean loss is", f"that of the last {LAST} steps", "that of held-out rows")
+    said = [
+        f"{name} {min(one):+.0f}% to {max(one):+.0f}%"
+        for name, one in zip(words, zip(*beside, strict=True), strict=True)
+    ]
+    steps = len(result.runs[0].detail["losses"])
+    return (
+        f"After {steps} steps on the same batches in {len(beside)} cases, beside {result.reference} {', '.join(said)}."
+    )
+
+
+def _learned(run: Run) -> tuple[float, float, float]:
+    """Return a run's mean loss over all steps, over the last ones, and on held-out rows."""
+    curve = run.detail["losses"]
+    return statistics.mean(curve), statistics.mean(curve[-LAST:]), float(run.measures["held_out_loss"] or 0)
+
+
 def merging() -> str:
     """Return the tables of merging: time and memory by size of model, and what becomes of a QLoRA adapter."""
     result, qlora = read_result(HERE / "results" / "merge"), _read("merge-qlora-cpu.json")
@@ -374,6 +422,41 @@ def forecasts_short() -> str:
     """Return how far forecasts of memory were off."""
     result = read_result(HERE / "results" / "forecast-cpu")
     return f"{_forecast_error(result)} {_machine(result.machine)}."
+
+
+def forecast_runs() -> str:
+    """Return the table of whole runs beside what they forecast."""
+    result = read_result(HERE / "results" / "forecast-runs")
+    lines = [
+        "| run | earlier runs are known | seconds of a step | forecast | memory of the process | forecast | |",
+        "| --- | :---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    inside = 0
+    for one in result.runs:
+        seen = {name: float(value or 0) for name, value in one.measures.items()}
+        inside += seen["forecast_step_low"] <= seen["step"] <= seen["forecast_step_high"]
+        cells = (
+            f"`{one.case}`",
+            "yes" if one.round > 1 else "no",
+            f"{seen['step']:.2f}",
+            f"{seen['forecast_step_low']:.2f} to {seen['forecast_step_high']:.2f}",
+            f"{seen['peak_rss'] / 1e9:.2f} GB",
+            f"{seen['forecast_memory'] / 1e9:.2f} GB",
+            f"{100 * seen['error']:+.1f}%",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    said = f"A step took a time inside the forecast's range in {inside} of {len(result.runs)} runs."
+    return "\n".join(lines) + f"\n\n{said} {_where(result.model_dump())}\n"
+
+
+def plan_speed() -> str:
+    """Say how long plans of large models take."""
+    result = read_result(HERE / "results" / "plan-speed")
+    said = [
+        f"{one.case} {one.measures['seconds']:.1f} s and {(one.measures['peak_rss'] or 0) / 1e9:.2f} GB"
+        for one in result.medians
+    ]
+    return f"Plans take (medians of {result.rounds}): {'; '.join(said)}. {_where(result.model_dump())}\n"
 
 
 def _forecast_error(result: Result) -> str:

@@ -12,11 +12,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from peftkit import machine
+from peftkit.bench.envelope import result_of
+from peftkit.bench.result import Run, write_result
 from peftkit.model.assets import cache_folder
 
 HERE = Path(__file__).parent
@@ -26,7 +26,8 @@ CASES = (
     ("sentiment", ("--preset", "encoder")),
     ("summarization", ()),
     ("sentiment", ("train.gradient_checkpointing=true",)),
-    ("instruct", ("model.dtype=bfloat16",)),
+    ("sentiment", ("model.quantization=int8",)),
+    ("sentiment", ("model.dtype=float32",)),
 )
 """Recipes and what is set otherwise than they have it."""
 
@@ -35,14 +36,14 @@ SHORT = ("evaluate.max_rows=8", "evaluate.bootstrap_samples=50")
 
 def main() -> None:
     """Run every case, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cases", type=int, nargs="+", default=range(len(CASES)), help="numbers of some cases only")
     parser.add_argument("--words", nargs="*", default=(), help="further settings of every run")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "forecast-runs-cpu.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "forecast-runs")
     options = parser.parse_args()
-    rows = []
+    runs = []
     with tempfile.TemporaryDirectory() as scratch:
         cache = own_cache(Path(scratch))
         measure_machine(cache)
@@ -50,18 +51,15 @@ def main() -> None:
             for place in options.cases:
                 recipe, words = CASES[place]
                 given = (*words, *SHORT, f"train.max_steps={options.steps}", *options.words)
-                row = run(recipe, given, cache, Path(scratch) / f"run-{number}-{place}")
-                rows.append({"recipe": recipe, "set": " ".join(words), "earlier_runs": number > 0, **row})
-                print(json.dumps(rows[-1]), flush=True)
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(("python benchmarks/forecast_runs.py", *sys.argv[1:])),
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "steps": options.steps,
-        "runs": rows,
-    }
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+                measures = run(recipe, given, cache, Path(scratch) / f"run-{number}-{place}")
+                runs.append(
+                    Run(case=" ".join((recipe, *words)), contestant="peftkit", round=number + 1, measures=measures)
+                )
+                print(runs[-1].model_dump_json(), flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    command = " ".join(("python benchmarks/forecast_runs.py", *sys.argv[1:]))
+    summary = "Whole short runs beside what they forecast at their start; from the second round on they know the first."
+    write_result(result_of("forecast", "forecast-runs", command, runs, summary=summary), options.out)
 
 
 def own_cache(scratch: Path) -> Path:
@@ -86,8 +84,13 @@ def run(recipe: str, words: tuple[str, ...], cache: Path, out: Path) -> dict[str
     seconds = summary["forecast"]["measured_seconds_per_step"]
     need, peak = forecast["memory"]["total"], summary["memory"]["peak_rss"]
     return {
-        "seconds_per_step": {**step, "measured": seconds, "inside": step["low"] <= seconds <= step["high"]},
-        "memory": {"forecast": need, "measured": peak, "error": round(need / peak - 1, 4)},
+        "step": seconds,
+        "forecast_step": step["middle"],
+        "forecast_step_low": step["low"],
+        "forecast_step_high": step["high"],
+        "peak_rss": peak,
+        "forecast_memory": need,
+        "error": round(need / peak - 1, 4),
     }
 
 

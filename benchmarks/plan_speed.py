@@ -1,22 +1,20 @@
 """Time `peftkit plan` on large models: each in a process of its own, from its start to its end, and its memory.
 
-python benchmarks/plan_speed.py
+python benchmarks/plan_speed.py [--rounds 3]
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from peftkit import machine
+from peftkit.bench.envelope import result_of
+from peftkit.bench.result import Run, write_result
 
 HERE = Path(__file__).parent
 CASES = (
@@ -25,31 +23,29 @@ CASES = (
     ("meta-llama/Llama-3.3-70B", "48GB", ()),
     ("meta-llama/Llama-3.3-70B", "80GB", ("train.gradient_checkpointing=true",)),
 )
-"""Model, card, and what else is set: the first three do not fit as they are, so that many changes are tried."""
+"""Model, card, and what else is set; where it does not fit, many changes are tried."""
 
 
 def main() -> None:
     """Plan each case, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "plan-speed-cpu.json")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--first", type=int, help="so many cases only")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "plan-speed")
     options = parser.parse_args()
-    rows = []
-    for model, card, words in CASES[: options.first]:
-        rows.append({"model": model, "card": card, "set": " ".join(words), **plan(model, card, words)})
-        print(json.dumps(rows[-1]), flush=True)
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/plan_speed.py",
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "cases": rows,
-    }
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    runs = []
+    for number in range(options.rounds):
+        for case in CASES[: options.first]:
+            runs.append(plan(*case, number + 1))
+            print(runs[-1].model_dump_json(), flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    command = f"python benchmarks/plan_speed.py --rounds {options.rounds}"
+    summary = "Plans of large models, from the start of the process to its end, without a network."
+    write_result(result_of("planning", "plan-speed", command, runs, summary=summary), options.out)
 
 
-def plan(model: str, card: str, words: tuple[str, ...]) -> dict[str, Any]:
-    """Plan a run of the recipe `instruct` on its embedded rows."""
+def plan(model: str, card: str, words: tuple[str, ...], number: int) -> Run:
+    """Plan a run of the recipe `instruct`."""
     command = [sys.executable, "-m", "peftkit", "plan", "instruct", f"model.path={model}", *words, "--gpu", card]
     with tempfile.TemporaryDirectory() as home:  # nothing of the hub is there, and nothing can be fetched
         offline = {**os.environ, "HF_HOME": home, "HF_HUB_OFFLINE": "1"}
@@ -58,9 +54,11 @@ def plan(model: str, card: str, words: tuple[str, ...]) -> dict[str, Any]:
             peak = peak_of(child)
             said = child.communicate()
         seconds = time.perf_counter() - begun
+    case = " ".join((model, "on", card, *words))
     if child.returncode not in (0, 11):
-        sys.exit(f"{' '.join(command)} failed:\n{said[1][-2000:]}")
-    return {"fits": child.returncode == 0, "seconds": round(seconds, 2), "peak_rss": peak}
+        return Run(case=case, contestant="peftkit", round=number, status="failed", reason=said[1].strip()[-200:])
+    measures = {"seconds": seconds, "peak_rss": peak, "fits": int(child.returncode == 0)}
+    return Run(case=case, contestant="peftkit", round=number, measures=measures)
 
 
 def peak_of(child: subprocess.Popen[str]) -> int:

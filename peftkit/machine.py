@@ -48,13 +48,18 @@ def describe() -> dict[str, Any]:
     gpu, gpu_memory = accelerator()
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory": psutil.virtual_memory().total,
         "gpu": gpu,
         "gpu_memory": gpu_memory,
         "python": platform.python_version(),
         "platform": platform.system(),
     }
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def accelerator() -> tuple[str | None, int]:

@@ -11,7 +11,7 @@ from peftkit.bench.surroundings import surroundings
 
 
 def result_of(
-    kind: Literal["merging", "preparing rows", "forecast", "start-up"],
+    kind: Literal["merging", "preparing rows", "forecast", "planning", "start-up"],
     name: str,
     command: str,
     runs: Sequence[Run],

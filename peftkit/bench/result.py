@@ -132,7 +132,7 @@ class Result(_Part):
     """
 
     format: Literal["peftkit-bench-1"] = "peftkit-bench-1"
-    kind: Literal["training", "merging", "preparing rows", "forecast", "start-up"]
+    kind: Literal["training", "merging", "preparing rows", "forecast", "planning", "start-up"]
     name: str
     summary: str = ""
     date: str

@@ -14,6 +14,7 @@ from peftkit.errors import PeftkitError
 from peftkit.plan.cards import Card
 from peftkit.plan.changes import Change, Values, changed, faster, smaller
 from peftkit.plan.forecast import Forecast, Subject, read, trace
+from peftkit.plan.side_by_side import side_by_side
 from peftkit.plan.workload import Workload
 
 MOST = 5
@@ -65,10 +66,11 @@ class Adviser:
     Args:
         subject: The run.
         now: Its forecast.
+        forks: Whether changes are tried in forks of this process; one that trains is not to be forked.
     """
 
-    def __init__(self, subject: Subject, now: Forecast) -> None:
-        self.subject, self.now = subject, now
+    def __init__(self, subject: Subject, now: Forecast, *, forks: bool = False) -> None:
+        self.subject, self.now, self.forks = subject, now, forks
         self.card: Card = now.card
 
     def advise(self) -> list[Advice]:
@@ -86,11 +88,15 @@ class Adviser:
         return [*together, *rest][:MOST]
 
     def _tried(self, changes: Iterable[Change]) -> list[Advice]:
-        found = []
-        for change in changes:
+        asked = list(changes)
+
+        def tried(number: int) -> Advice | None:
             with suppress(PeftkitError, ValidationError):  # a change that does not suit this run is no advice
-                found.append(self.try_change([change]))
-        return found
+                return self.try_change([asked[number]])
+            return None
+
+        found = side_by_side(tried, len(asked)) if self.forks else [tried(number) for number in range(len(asked))]
+        return [one for one in found if one is not None]
 
     def _together(self) -> list[Advice]:
         """Add changes up, in the order of what they cost, until it fits; nothing where all of them do not help."""

@@ -86,7 +86,7 @@ def plan_run(resolved: Resolved, gpus: Sequence[str] = (), maximum: str | None =
     forecasts = forecasts_of(subject, cards)
     if maximum is not None:
         return Plan(subject, forecasts, [], largest(maximum, subject, forecasts[0]))
-    return Plan(subject, forecasts, Adviser(subject, forecasts[0]).advise())
+    return Plan(subject, forecasts, Adviser(subject, forecasts[0], forks=True).advise())
 
 
 def subject_of(resolved: Resolved) -> Subject:

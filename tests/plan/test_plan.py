@@ -1,9 +1,11 @@
 """`peftkit plan`: the verdict and its exit code, what is advised, the largest value that fits, and what is written."""
 
 import json
+import os
 import sys
 
 import pytest
+import torch
 
 from peftkit import machine
 from peftkit.errors import ConfigError, DoesNotFitError, NotModelledError, OutputError
@@ -14,6 +16,7 @@ from peftkit.plan.changes import changed
 from peftkit.plan.plan import chosen_config, plan_run, write_chosen
 from peftkit.plan.screen import misfit
 from peftkit.plan.shapes import known_settings
+from peftkit.plan.side_by_side import side_by_side
 from peftkit.plan.workload import find_workload
 from peftkit.resolve import resolve
 
@@ -109,6 +112,24 @@ def test_room_is_used_for_speed(resolved) -> None:
     assert plain.time_gained > 0.1
     assert plain.memory_gained < 0
     assert found.advice == sorted(found.advice, key=lambda one: -one.time_gained)
+
+
+def test_changes_that_are_tried_side_by_side_are_the_same(resolved, monkeypatch) -> None:
+    found = plan_run(resolved("evaluate.max_rows=0", "train.per_device_train_batch_size=2"), ["24GB"])
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    both = [Adviser(found.subject, found.forecasts[0], forks=forks).advise() for forks in (False, True)]
+    assert both[0] == both[1]
+    assert len(both[0]) > 1
+
+
+def test_work_side_by_side_keeps_its_order_and_its_errors(monkeypatch) -> None:
+    parent = os.getpid()
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    assert side_by_side(lambda number: (number, os.getpid() == parent), 5) == [(number, False) for number in range(5)]
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda number: 1 // (number - 2), 5)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert side_by_side(lambda number: os.getpid() == parent, 2) == [True, True]
 
 
 @pytest.mark.parametrize("name", ["max_length", "batch", "rank"])
