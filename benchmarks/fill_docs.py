@@ -282,7 +282,7 @@ def losses_short() -> str:
     beside = [[100 * (mine / other - 1) for mine, other in zip(*pair, strict=True)] for pair in pairs]
     words = ("the mean loss is", f"that of the last {LAST} steps", "that of held-out rows")
     said = [
-        f"{name} {min(one):+.0f}% to {max(one):+.0f}%"
+        f"{name} {round(min(one)):+d}% to {round(max(one)):+d}%"
         for name, one in zip(words, zip(*beside, strict=True), strict=True)
     ]
     steps = len(result.runs[0].detail["losses"])

@@ -32,7 +32,6 @@ from peftkit.plan.step import Batch, Device
 
 OFFLOADED = {**TILED, "offload_activations": True}
 BESIDE = (
-    Rung("fused_lora, keep_attention", {**FUSED, "keep_attention": True}, alone=True),
     Rung("all of the ladder, keep_attention", {**OFFLOADED, "keep_attention": True}, alone=True),
     Rung("fused_lora, compile_layers", {**FUSED, "compile_layers": True}, alone=True),
     Rung("TRL as it is advised, liger_kernels", {**ADVISED, "liger_kernels": True}, alone=True),

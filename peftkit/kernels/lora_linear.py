@@ -63,8 +63,12 @@ class FusedLora:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the base layer's product is one with its weights, dequantized where they are of 4 bits."""
-        return bool(self.layer.base_layer.weight.dtype != torch.int8)
+        """Whether the base layer is nothing but a product with weights, dequantized where they are of 4 bits.
+
+        Not so are int8 layers, which have a kernel of their own, and those that somebody watches or changes by hooks.
+        """
+        base = self.layer.base_layer
+        return bool(base.weight.dtype != torch.int8) and not (base._forward_hooks or base._forward_pre_hooks)
 
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the base layer's weights, [out_features, in_features]."""

@@ -14,7 +14,7 @@ from peftkit.errors import PeftkitError
 from peftkit.plan.cards import Card
 from peftkit.plan.changes import Change, Values, changed, faster, smaller
 from peftkit.plan.forecast import Forecast, Subject, read, trace
-from peftkit.plan.side_by_side import side_by_side
+from peftkit.plan.forks import in_forks
 from peftkit.plan.workload import Workload
 
 MOST = 5
@@ -95,7 +95,7 @@ class Adviser:
                 return self.try_change([asked[number]])
             return None
 
-        found = side_by_side(tried, len(asked)) if self.forks else [tried(number) for number in range(len(asked))]
+        found = in_forks(tried, len(asked)) if self.forks else [tried(number) for number in range(len(asked))]
         return [one for one in found if one is not None]
 
     def _together(self) -> list[Advice]:

@@ -18,8 +18,9 @@ def with_layers_chosen(subject: Subject, card: Card) -> Subject:
     """Return a run with a number of recomputed layers in place of `train.checkpoint_layers=auto`; others as they are.
 
     The peak of a step is the highest of those of its phases, and each of these falls by the same bytes with every
-    layer that is recomputed. So a line between none and all of them is nowhere below the truth, and the number at which
-    it meets what the card has, less what the forecast is unsure of, fits.
+    layer that is recomputed. So a line between none and all of them is nowhere below what is alive, and the number at
+    which it meets what the card has, less what the forecast is unsure of, is where the search begins: what the
+    allocator leaves in pieces can ask for a layer more.
 
     Raises:
         ConfigError: The run cannot be as it is configured, or its model has two stacks of layers.
@@ -37,6 +38,8 @@ def with_layers_chosen(subject: Subject, card: Card) -> Subject:
         count = 0
     elif every < room:
         count = math.ceil(layers * (none - room) / (none - every))
+        while count < layers and _needed(subject, card, count) > room:
+            count += 1
     return replace(subject, config=with_layers(subject.config, count))
 
 

@@ -13,10 +13,10 @@ from peftkit.plan import before, calibration, plan
 from peftkit.plan.advice import Adviser
 from peftkit.plan.cards import Card, find_card
 from peftkit.plan.changes import changed
+from peftkit.plan.forks import in_forks
 from peftkit.plan.plan import chosen_config, plan_run, write_chosen
 from peftkit.plan.screen import misfit
 from peftkit.plan.shapes import known_settings
-from peftkit.plan.side_by_side import side_by_side
 from peftkit.plan.workload import find_workload
 from peftkit.resolve import resolve
 
@@ -122,14 +122,14 @@ def test_changes_that_are_tried_side_by_side_are_the_same(resolved, monkeypatch)
     assert len(both[0]) > 1
 
 
-def test_work_side_by_side_keeps_its_order_and_its_errors(monkeypatch) -> None:
+def test_work_in_forks_keeps_its_order_and_its_errors(monkeypatch) -> None:
     parent = os.getpid()
     monkeypatch.setattr(machine, "cores", lambda: 3)
-    assert side_by_side(lambda number: (number, os.getpid() == parent), 5) == [(number, False) for number in range(5)]
+    assert in_forks(lambda number: (number, os.getpid() == parent), 5) == [(number, False) for number in range(5)]
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda number: 1 // (number - 2), 5)
+        in_forks(lambda number: 1 // (number - 2), 5)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert side_by_side(lambda number: os.getpid() == parent, 2) == [True, True]
+    assert in_forks(lambda number: os.getpid() == parent, 2) == [True, True]
 
 
 @pytest.mark.parametrize("name", ["max_length", "batch", "rank"])

@@ -18,7 +18,7 @@ _work: list[Callable[[int], object]] = []  # the forks find it here, so that not
 _Found = TypeVar("_Found")
 
 
-def side_by_side(function: Callable[[int], _Found], count: int) -> list[_Found]:
+def in_forks(function: Callable[[int], _Found], count: int) -> list[_Found]:
     """Return what a function gives for 0, 1, ... count - 1.
 
     One after the other where there is one core, where processes cannot be forked, or where CUDA has begun, which does
