@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import time
@@ -146,12 +145,9 @@ def _context() -> int | None:
         stderr=subprocess.DEVNULL,
         text=True,
     ) as child:
-        assert child.stdin is not None
         assert child.stdout is not None
         said = child.stdout.readline()
         after = torch.cuda.mem_get_info()[0]
-        with contextlib.suppress(OSError):  # a child that failed has closed its end
-            child.stdin.write("\n")
-            child.stdin.flush()
+        child.communicate("\n")  # which goes unheard where the child has failed
     taken = before - after - int(said) if said.strip() else 0
     return taken if taken > 0 else None  # others can have given memory back meanwhile
