@@ -262,24 +262,18 @@ def losses() -> str:
         f"| | | mean loss of all steps | of the last {LAST} steps | of held-out rows | beside {result.reference} |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    reference = {one.case: _learned(one) for one in result.runs if one.contestant == result.reference}
+    beside = _beside_reference(result)
     for one in result.runs:
-        found = _learned(one)
-        beside = [f"{100 * (mine / other - 1):+.1f}%" for mine, other in zip(found, reference[one.case], strict=True)]
-        last = ", ".join(beside) if one.contestant != result.reference else ""
-        lines.append(f"| {one.case} | {one.contestant} | {' | '.join(f'{value:.4f}' for value in found)} | {last} |")
+        found = " | ".join(f"{value:.4f}" for value in _learned(one))
+        last = ", ".join(f"{share:+.1f}%" for share in beside[one.case]) if one.contestant != result.reference else ""
+        lines.append(f"| {one.case} | {one.contestant} | {found} | {last} |")
     return "\n".join(lines) + f"\n\nOne seed. {_where(result.model_dump())}\n"
 
 
 def losses_short() -> str:
     """Say in a sentence how losses compare."""
     result = read_result(HERE / "results" / "cpu-loss")
-    kinds = {
-        name: [_learned(one) for one in result.runs if one.contestant == name]
-        for name in ("peftkit", result.reference or "")
-    }
-    pairs = zip(kinds["peftkit"], kinds[result.reference or ""], strict=True)
-    beside = [[100 * (mine / other - 1) for mine, other in zip(*pair, strict=True)] for pair in pairs]
+    beside = list(_beside_reference(result).values())
     words = ("the mean loss is", f"that of the last {LAST} steps", "that of held-out rows")
     said = [
         f"{name} {round(min(one)):+d}% to {round(max(one)):+d}%"
@@ -289,6 +283,18 @@ def losses_short() -> str:
     return (
         f"After {steps} steps on the same batches in {len(beside)} cases, beside {result.reference} {', '.join(said)}."
     )
+
+
+def _beside_reference(result: Result) -> dict[str, list[float]]:
+    """Return by how many percent peftkit's losses are above the reference's, by case."""
+    learned = {(one.case, one.contestant): _learned(one) for one in result.runs}
+    return {
+        case: [
+            100 * (mine / other - 1) for mine, other in zip(found, learned[case, result.reference or ""], strict=True)
+        ]
+        for (case, name), found in learned.items()
+        if name == "peftkit"
+    }
 
 
 def _learned(run: Run) -> tuple[float, float, float]:

@@ -169,5 +169,5 @@ def test_a_small_update_is_not_lost_in_bfloat16(base):
     of_peft = share_kept()
     FusedLora(layer)
     own = share_kept()
-    assert max(of_peft) < 0.6
+    assert max(of_peft) < 0.3
     assert own == pytest.approx([1, 1], abs=0.1), of_peft
