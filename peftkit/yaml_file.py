@@ -18,7 +18,9 @@ from peftkit.errors import ConfigError
 from peftkit.rundir import write_text
 
 MAX_FILE_BYTES = 2**16
-"""Bytes of the largest file: nine times one with every key and its help text, and still read in less than a second."""
+"""Bytes of the largest file: nine times one with every key and its help text."""
+MAX_VALUES = 5_000
+"""Keys and values of the largest file, which a slow processor still reads in less than a second."""
 _MAX_SHOWN = 200
 MAX_DEPTH = 40
 """Levels of the deepest value; `group.name` and a JSON schema inside it need about ten."""
@@ -51,7 +53,19 @@ def write_yaml(path: Path, config: RunConfig) -> None:
             f"the settings take more than {MAX_FILE_BYTES:,} bytes, so '{path}' could not be read again; give files by "
             "a folder or a glob, and shorten the longest texts"
         )
+    if _values(config.model_dump(mode="json")) > MAX_VALUES:
+        raise ConfigError(
+            f"the settings hold more than {MAX_VALUES:,} values, so '{path}' could not be read again; shorten the "
+            "longest lists"
+        )
     write_text(path, text)
+
+
+def _values(value: Any) -> int:
+    """Count keys and values as YAML's nodes are counted."""
+    if isinstance(value, dict):
+        return 1 + sum(1 + _values(one) for one in value.values())
+    return 1 + sum(map(_values, value)) if isinstance(value, list) else 1
 
 
 def _scalar(value: Any) -> str:
@@ -71,6 +85,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - the class's own, in place of the one it would inherit
     _depth = 0
+    _values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -80,6 +95,9 @@ class _StrictLoader(yaml.SafeLoader):
             _refuse(f"tags such as {event.tag[:60]!r} are not allowed", event)
         if self._depth == MAX_DEPTH:
             _refuse("it is nested too deeply", event)
+        if self._values == MAX_VALUES:
+            _refuse(f"it holds more than {MAX_VALUES:,} keys and values", event)
+        self._values += 1
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from peftkit.config import GROUPS, RunConfig
 from peftkit.errors import ConfigError
 from peftkit.resolve import flat_values, known_keys, resolve
-from peftkit.yaml_file import to_yaml
+from peftkit.yaml_file import to_yaml, write_yaml
 
 RECIPE = """
 from peftkit import Preset, Recipe
@@ -279,3 +279,17 @@ def test_a_configuration_written_to_a_file_reads_back_the_same(
     for comments in (False, True):
         path.write_text(to_yaml(config, comments=comments), encoding="utf-8", newline="\n")
         assert resolve(str(path)).config == config
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([f"label {number}" for number in range(6_000)], "more than 65,536 bytes"),
+        ([str(number) for number in range(6_000)], "more than 5,000 values"),
+    ],
+)
+def test_settings_that_could_not_be_read_again_are_not_written(tmp_path: Path, labels: list[str], said: str) -> None:
+    config = resolve("sentiment", values={"task.labels": labels}).config
+    with pytest.raises(ConfigError, match=said):
+        write_yaml(tmp_path / "config.yaml", config)
+    assert not list(tmp_path.iterdir())
