@@ -112,6 +112,7 @@ def judge_rows(
 
     retries = retries or Retries(warn=ui.warn)
     tried = 0
+    machine.trim()  # on a processor, training leaves far more in pieces than judging can use
     while True:
         size = min(retries.judged_at_once or config.evaluate.batch_size, max(1, len(examples)))
         try:

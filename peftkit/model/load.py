@@ -193,6 +193,8 @@ def load_model(
         start_head(model, fresh, config.train.seed)
     if held in ("nf4", "fp4"):
         keep_quantized_weights_in_place(model)
+    if held != "none" and stored is None:
+        _let_go_of_files(model)
     machine.trim()
     return model.eval()
 
@@ -207,6 +209,17 @@ def _from_pretrained(source: Source, family: Family, arguments: Mapping[str, Any
             source.path, output_loading_info=True, **arguments
         )
     return model, loaded
+
+
+def _let_go_of_files(model: PreTrainedModel) -> None:
+    """Copy the weights that were not quantized out of their files.
+
+    Weights whose dtype is that of their file are read in place: while one of them is in use, all pages of the file that
+    were read stay in this process's memory, those of the layers that were quantized too.
+    """
+    for one in (*model.parameters(), *model.buffers()):
+        if one.device.type == "cpu" and one.is_floating_point():  # quantized weights are integers
+            one.data = one.data.clone()
 
 
 @contextmanager

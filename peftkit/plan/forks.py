@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -22,15 +24,21 @@ def in_forks(function: Callable[[int], _Found], count: int) -> list[_Found]:
     """Return what a function gives for 0, 1, ... count - 1.
 
     One after the other where there is one core, where processes cannot be forked, or where CUDA has begun, which does
-    not survive it.
+    not survive it; and once more so where a fork was killed, as happens where memory is short.
 
     Args:
         function: Its results can be pickled; what it changes is lost.
         count: How often it is called.
     """
     workers = min(machine.cores(), count)
-    if workers < 2 or sys.platform != "linux" or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return [function(number) for number in range(count)]
+    forked = workers > 1 and sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if forked:
+        with suppress(BrokenProcessPool):
+            return _forked(function, count, workers)
+    return [function(number) for number in range(count)]
+
+
+def _forked(function: Callable[[int], _Found], count: int, workers: int) -> list[_Found]:
     _work.append(function)
     try:
         with warnings.catch_warnings():
@@ -38,8 +46,7 @@ def in_forks(function: Callable[[int], _Found], count: int) -> list[_Found]:
             warnings.simplefilter("ignore", DeprecationWarning)
             context = multiprocessing.get_context("fork")
             with ProcessPoolExecutor(workers, mp_context=context, initializer=_alone) as pool:
-                found: list[_Found] = list(pool.map(_one, range(count)))  # type: ignore[arg-type]
-        return found
+                return list(pool.map(_one, range(count)))  # type: ignore[arg-type]
     finally:
         _work.pop()
 

@@ -1,12 +1,16 @@
 """Finding a base model, and loading it in the dtype and quantization that were asked for."""
 
+import gc
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import bitsandbytes
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors import safe_open
 
 from peftkit import machine
 from peftkit.config import ModelConfig, RunConfig
@@ -64,6 +68,21 @@ def test_linear_layers_are_quantized_and_the_rest_has_the_dtype(tiny_model, kind
         states = [module.weight.quant_state for module in layers.values()]
         assert {(state.quant_type, state.nested, state.dtype) for state in states} == {(kind, True, wanted)}
         assert {module.compute_dtype for module in layers.values()} == {wanted}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what is mapped from /proc")
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantized_model_lets_go_of_its_files(tiny_model, tmp_path, kind):
+    shutil.copytree(tiny_model, tmp_path / "stored")
+    whole = loaded(ModelConfig(path=str(tiny_model), quantization="none", dtype="bfloat16"))
+    whole.save_pretrained(tmp_path / "stored")
+    del whole
+    gc.collect()
+    model = loaded(ModelConfig(path=str(tmp_path / "stored"), quantization=kind, dtype="bfloat16"))
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    with safe_open(tmp_path / "stored" / "model.safetensors", "pt") as file:
+        assert torch.equal(model.model.embed_tokens.weight, file.get_tensor("model.embed_tokens.weight"))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_more_arguments_reach_from_pretrained(tiny_model):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 
 import pytest
@@ -128,6 +129,13 @@ def test_work_in_forks_keeps_its_order_and_its_errors(monkeypatch) -> None:
     assert in_forks(lambda number: (number, os.getpid() == parent), 5) == [(number, False) for number in range(5)]
     with pytest.raises(ZeroDivisionError):
         in_forks(lambda number: 1 // (number - 2), 5)
+
+    def killed_in_a_fork(number: int) -> tuple[int, bool]:
+        if os.getpid() != parent and number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number, os.getpid() == parent
+
+    assert in_forks(killed_in_a_fork, 3) == [(0, True), (1, True), (2, True)]
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert in_forks(lambda number: os.getpid() == parent, 2) == [True, True]
 

@@ -1,0 +1,1 @@
+"""The blocks of figures in README.md and docs/*.md, a module for what each is about."""
