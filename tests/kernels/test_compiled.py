@@ -1,5 +1,7 @@
 """Compiled layers: the same losses, one compilation for all layers, and the model's names as they were."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -23,13 +25,27 @@ CASES = {
 SHORT = "nf4, one layer recomputed, PEFT's LoRA"
 
 
-@pytest.mark.parametrize("case", [SHORT, *(pytest.param(one, marks=pytest.mark.slow) for one in CASES if one != SHORT)])
+ALL = [SHORT, *(pytest.param(one, marks=pytest.mark.slow) for one in CASES if one != SHORT)]
+
+
+@pytest.mark.parametrize("case", ALL)
 def test_losses_are_those_of_layers_that_are_not_compiled(tmp_path, monkeypatch, case):
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    assert_the_same_losses(tmp_path, monkeypatch, case, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for a processor with g++")
+@pytest.mark.parametrize("case", ["none", "nf4"])
+def test_losses_are_the_same_in_generated_code(tmp_path, monkeypatch, case):
+    assert_the_same_losses(tmp_path, monkeypatch, case, compiled.BACKEND)
+
+
+def assert_the_same_losses(folder, monkeypatch, case, backend):
+    monkeypatch.setattr(compiled, "BACKEND", backend)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    plain = Run(tmp_path / "a", "causal", configuration("causal", max_steps=3, **CASES[case])).losses()
-    run = Run(tmp_path / "b", "causal", configuration("causal", max_steps=3, compile_layers=True, **CASES[case]))
+    plain = Run(folder / "a", "causal", configuration("causal", max_steps=3, **CASES[case])).losses()
+    run = Run(folder / "b", "causal", configuration("causal", max_steps=3, compile_layers=True, **CASES[case]))
     names = list(run.model.state_dict())
     inside = []
     install = run.trainer.kernels.install
