@@ -146,6 +146,16 @@ def show_metrics(ui: UI, summary: Mapping[str, Any]) -> None:
         for key, described in summary["metrics"].items()
     ]
     ui.table(("95% intervals", ">before", ">after", ">difference"), rows)
+    if majority := summary.get("majority"):
+        ui.say(
+            f"the most frequent label alone, '{majority['label']}', would be right in {percent(majority['share'])} of the "
+            "rows"
+        )
+        if majority["given_to_all"]:
+            ui.warn(
+                f"after training every row is answered with '{majority['given_to_all']}': it has not learned to tell "
+                "them apart; train for longer, with a lower train.learning_rate, or on more rows"
+            )
     for which in ("before", "after"):
         for one in summary.get("by_group", {}).get("worse", {}).get(which, ()):
             described = summary["metrics"][one["metric"]]

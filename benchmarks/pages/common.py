@@ -23,7 +23,7 @@ def where(result: dict[str, Any]) -> str:
 
 def machine(found: dict[str, Any]) -> str:
     """Name a machine."""
-    return f"{found['cpu']}, {found['cores']} cores, no GPU"
+    return f"{found['cpu']}, {found['cores']} core{'s' if found['cores'] > 1 else ''}, no GPU"
 
 
 def percent(value: float) -> str:

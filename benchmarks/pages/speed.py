@@ -116,7 +116,7 @@ def losses() -> str:
     beside = _beside_reference(result)
     for one in result.runs:
         found = " | ".join(f"{value:.4f}" for value in _learned(one))
-        last = ", ".join(f"{share:+.1f}%" for share in beside[one.case]) if one.contestant != result.reference else ""
+        last = ", ".join(f"{share:+.1f}%" for share in beside.get((one.case, one.contestant), ()))
         lines.append(f"| {one.case} | {one.contestant} | {found} | {last} |")
     return "\n".join(lines) + f"\n\nOne seed. {where(result.model_dump())}\n"
 
@@ -136,15 +136,31 @@ def losses_short() -> str:
     )
 
 
-def _beside_reference(result: Result) -> dict[str, list[float]]:
-    """Return by how many percent peftkit's losses are above the reference's, by case."""
+def losses_control() -> str:
+    """Return how losses differ where precision does not: beside TRL, and beside the same training in another order."""
+    results = [read_result(RESULTS / name) for name in ("cpu-loss-float32", "cpu-loss-chance")]
+    lines = [
+        f"| in float32 | mean loss of all steps | of the last {LAST} steps | of held-out rows |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        for (_, name), shares in _beside_reference(result).items():
+            found = " | ".join(f"{share:+.1f}%" for share in shares)
+            lines.append(f"| {name} beside {result.reference} | {found} |")
+    commands = " and ".join(f"`{result.command}`" for result in results)
+    first = results[0].model_dump() | {"command": commands.strip("`")}
+    return "\n".join(lines) + f"\n\nOne seed. {where(first)}\n"
+
+
+def _beside_reference(result: Result) -> dict[tuple[str, str], list[float]]:
+    """Return by how many percent losses are above the reference's, by case and contestant."""
     learned = {(one.case, one.contestant): _learned(one) for one in result.runs}
     return {
-        case: [
+        (case, name): [
             100 * (mine / other - 1) for mine, other in zip(found, learned[case, result.reference or ""], strict=True)
         ]
         for (case, name), found in learned.items()
-        if name == "peftkit"
+        if name != result.reference
     }
 
 
@@ -161,4 +177,5 @@ BLOCKS = {
     "throughput-short": throughput_short,
     "losses": losses,
     "losses-short": losses_short,
+    "losses-control": losses_control,
 }

@@ -8,6 +8,7 @@ McNemar's exact test compares the rows that only one of the two got right (McNem
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def compare(
     Returns:
         `before`, `after` and `difference`, each metric as value, low, high (95%) and n; `metrics`, what each is called;
         for labels also `per_label`, and where a row has one label `mcnemar` with the rows that were fixed and broken
-        and the two-sided p-value.
+        and the two-sided p-value, and `majority`, what it is worth to give the most frequent label to every row.
     """
     n = len(before)
     counts = _resampled(n, samples, seed)
@@ -61,7 +62,16 @@ def compare(
         result["per_label"] = {which: label_table(judged) for which, judged in sides.items()}
         if before.separator is None:
             result["mcnemar"] = _mcnemar(before, after)
+            result["majority"] = _majority(after)
     return result
+
+
+def _majority(after: Judged) -> dict[str, Any]:
+    """Return the most frequent label with its share of the rows, and the one that was given to all rows, if one was."""
+    label, count = Counter(after.expected).most_common(1)[0]
+    given = {one for answer in after.answers for one in answer.chosen or {""}}
+    only = min(given) if len(given) == 1 and count < len(after) else ""
+    return {"label": label, "share": count / len(after), "given_to_all": only or None}
 
 
 def compare_groups(

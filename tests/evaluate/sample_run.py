@@ -74,6 +74,7 @@ def summary():
             )
         },
         "mcnemar": {"fixed": 340, "broken": 2, "p_value": 1e-80},
+        "majority": {"label": "negative", "share": 0.51, "given_to_all": None},
         "time": {
             "total": 402.1,
             "stages": {

@@ -105,6 +105,18 @@ def test_equal_models_differ_by_nothing(rows):
     assert result["mcnemar"] == {"fixed": 0, "broken": 0, "p_value": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("after", "given"), [("aaaa", "a"), ("bbbb", "b"), ("aaab", None), (["a", "a", "a", None], None)]
+)
+def test_the_most_frequent_label_and_the_one_that_all_rows_are_given(after, given):
+    result = compared(list("aaab"), ["b"] * 4, list(after), samples=5)
+    assert result["majority"] == {"label": "a", "share": 0.75, "given_to_all": given}
+
+
+def test_one_label_for_rows_of_one_label_is_no_collapse():
+    assert compared(["a", "a"], ["b", "b"], ["a", "a"], samples=5)["majority"]["given_to_all"] is None
+
+
 def test_mcnemars_exact_test_by_hand():
     """Of 7 rows that changed, 6 were fixed: p = 2 * (C(7,0) + C(7,1)) / 2^7 = 0.125."""
     expected = ["a"] * 12
