@@ -274,13 +274,14 @@ class _Run:
         from peftkit.adapter.attach import save_adapter
         from peftkit.checkpoint.answers import kept_answers
         from peftkit.memory.exhausted import once_more
+        from peftkit.train.batches import rows_trained
 
         test, judged = data.test, (base.family, base.encoder, data.test, self.config, self.ui, "answered", self.retries)
         with self.stage("evaluate_before", f"3/6 Base model on {len(test)} held-out rows"), model.disable_adapter():
             before = kept_answers(
                 self.folder.checkpoints, self.config, begun.identity, lambda: judge_rows(model, *judged)
             )
-        with self.stage("train", f"4/6 Training on {len(data.train)} rows"):
+        with self.stage("train", f"4/6 Training on {rows_trained(self.config.train, len(data.train))} rows"):
             trained = self.train(trainer, watch, data, begun)
             model, converted = self.convert(model, base, data)
             once_more(lambda: save_adapter(model, self.folder.adapter), "save", self.retries.again)

@@ -111,12 +111,12 @@ def show_model(ui: UI, config: RunConfig, held: str, model: PeftModel, parameter
         f"computing in {computing}"
     )
     ui.say(
-        f"{_adapter(config.adapter)}: {trainable:,} trainable parameters of {total:,} "
+        f"{adapter_text(config.adapter)}: {trainable:,} trainable parameters of {total:,} "
         f"({percent(trainable / total)}), {size(4 * trainable)} in float32"
     )
 
 
-def _adapter(adapter: AdapterConfig) -> str:
+def adapter_text(adapter: AdapterConfig) -> str:
     """Write an adapter's method with the settings that it has."""
     said = [find_method(adapter.method).title]
     said += [f"r={adapter.r}"] if adapter.r else []
@@ -147,10 +147,8 @@ def show_metrics(ui: UI, summary: Mapping[str, Any]) -> None:
     ]
     ui.table(("95% intervals", ">before", ">after", ">difference"), rows)
     if majority := summary.get("majority"):
-        ui.say(
-            f"the most frequent label alone, '{majority['label']}', would be right in {percent(majority['share'])} of the "
-            "rows"
-        )
+        share = percent(majority["share"])
+        ui.say(f"the most frequent label alone, '{majority['label']}', would be right in {share} of the rows")
         if majority["given_to_all"]:
             ui.warn(
                 f"after training every row is answered with '{majority['given_to_all']}': it has not learned to tell "
@@ -203,7 +201,9 @@ def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str
 
 def show_result(ui: UI, summary: Mapping[str, Any]) -> None:
     """Say what improved, and what it cost."""
-    if summary["after"]:
+    if not summary["after"]:
+        ui.warn("nothing was compared, as there are no held-out rows")
+    else:
         show_metrics(ui, summary)
         if changed := summary.get("mcnemar"):
             rows = next(iter(summary["after"].values()))["n"]

@@ -105,6 +105,7 @@ def render_card(folder: Path, passport: Passport, place: str = FOLDER) -> str:
             settings=settings,
             base_name=base_name(passport.base.path),
             origin=origin if origin != passport.base.path else None,
+            form=Verbatim(ASSETS[passport.base.path].form) if passport.base.path in ASSETS else "",
             held="unquantized" if passport.base.quantization == "none" else passport.base.quantization,
             licence=licence_text(licence_of(passport)),
             messages=asked(passport) if kind_of(passport) == "causal" else (),

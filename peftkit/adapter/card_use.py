@@ -79,7 +79,13 @@ def _peft(passport: Passport, facts: Facts, place: str) -> Use:
     imports, base = _base(passport)
     where, kind = _literal(place), kind_of(passport)
     held = passport.base.quantization
-    note = f"It was trained on {held} weights; on others its answers differ a little." if held != "none" else ""
+    note = (
+        f"It was trained and judged on {held} weights. This takes unquantized ones, on which answers can clearly "
+        "differ, the more the smaller the model; `peftkit predict` takes those of training, and `peftkit merge` finds "
+        "out which are better."
+        if held != "none"
+        else ""
+    )
     if kind == "causal":
         return Use("PEFT", "python", _pipeline(passport, imports, base, where), note)
     auto = "AutoModelForSeq2SeqLM" if kind == "seq2seq" else "AutoModelForSequenceClassification"

@@ -105,7 +105,7 @@ def check_is_file(path: Path) -> None:
         source.refuse(f"is {'a folder' if path.is_dir() else 'not a regular file'}", "give the path of one data file")
     if path.is_symlink():
         source.refuse("is a link that leads nowhere", "give the path of the file itself")
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.75)
     source.refuse(
         "is not there", f"did you mean {', '.join(shown(name) for name in near)}?" if near else "check data.path"
     )

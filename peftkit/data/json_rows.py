@@ -44,12 +44,19 @@ def _json_line(where: str, line: bytes | None, decoder: _JsonDecoder) -> Row | B
     except UnicodeDecodeError as error:
         return BadRow(where, None, f"byte {error.start + 1} of the line is not valid UTF-8")
     except json.JSONDecodeError as error:
-        return BadRow(where, None, f"not JSON: {error.msg} (column {error.colno})")
+        return BadRow(where, None, f"not JSON: {_said(error, text)} (column {error.colno})")
     except RecursionError:
         return BadRow(where, None, "nested too deeply")
     if end != len(text):
         return BadRow(where, None, f"more than one JSON value (column {end + 1})")
     return decoder.row(where, value)
+
+
+def _said(error: json.JSONDecodeError, text: str) -> str:
+    """Return the parser's reason as one can go on from it."""
+    if text[error.pos : error.pos + 1] in ("\n", "\r"):
+        return "a text is not closed before its line ends"
+    return error.msg.removesuffix(" at")
 
 
 def read_json(source: Input, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
@@ -68,7 +75,7 @@ def read_json(source: Input, chunks: Iterator[bytes]) -> Iterator[Row | BadRow]:
     try:
         yield from _json_elements(source, text, decoder)
     except json.JSONDecodeError as error:
-        what = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        what = f"is not JSON: {_said(error, text)} at line {error.lineno}, column {error.colno}"
         source.refuse(what, "correct it there")
     except RecursionError:
         source.refuse("is nested too deeply", "write an array of JSON objects")

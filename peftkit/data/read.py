@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections import Counter
@@ -253,7 +254,9 @@ def _labelled(
         unknown = [label for label in given if label.casefold() not in names]
         if unknown:
             allowed = ", ".join(labels)
-            how = f"name it with data.label_names.{unknown[0]}=... or task.labels=..."
+            near = difflib.get_close_matches(unknown[0].casefold(), names, n=1, cutoff=0.75)
+            meant = names[near[0]] if near else "..."
+            how = f"name it with data.label_names.{unknown[0]}={meant} or task.labels=..."
             bad.append(BadRow(row.where, "label", f"'{unknown[0]}' is not one of {allowed}; {how}"))
         else:
             named = sorted({names[label.casefold()] for label in given}, key=order.__getitem__)
@@ -269,7 +272,8 @@ def refuse_too_many(bad: Sequence[BadRow], read: int, config: RunConfig) -> None
         return
     if config.data.on_bad_row == "error":
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise DataError(f"{bad[0].sentence()}{more}; mend it, or leave bad rows out with data.on_bad_row=skip")
+        mend = "save the file as UTF-8" if bad[0].reason.endswith("is not valid UTF-8") else "mend it"
+        raise DataError(f"{bad[0].sentence()}{more}; {mend}, or leave bad rows out with data.on_bad_row=skip")
     if len(bad) > config.data.max_bad_fraction * read:
         raise DataError(
             f"{len(bad)} of {read} rows are bad ({len(bad) / read:.1%}), more than data.max_bad_fraction="

@@ -51,9 +51,13 @@ def _head(path: str, licence: Licence | None) -> str:
     return str(data.to_yaml(original_order=["base_model", "base_model_relation", "library_name", "license"]))
 
 
-def _agreement(found: Mapping[str, Any]) -> str:
+def _agreement(name: str, found: Mapping[str, Any]) -> str:
     if found["kl"] is None:
         return f"scores differ by at most {found['difference']:.3g} standard deviations"
     said = f"divergence {found['kl']:.2g} nats, same likeliest answer {100 * found['top1']:.1f}%"
     both = found["perplexity"]
-    return said if both["live"] is None else f"{said}, perplexity {both['live']:.4g} and merged {both['merged']:.4g}"
+    if both["live"] is None:
+        return said
+    # The base without adapter takes the place of the merged model.
+    own = f"{both['merged']:.4g}" if name == "to_base" else f"{both['live']:.4g} and merged {both['merged']:.4g}"
+    return f"{said}, perplexity {own}"

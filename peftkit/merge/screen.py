@@ -12,7 +12,7 @@ from peftkit.ui import UI, percent, size
 _REFERENCES = (
     ("to_merged", "base and adapter side by side"),
     ("to_trained", "the model as it was trained"),
-    ("to_base", "for comparison: base without adapter"),
+    ("to_base", "(base without adapter, beside base and adapter)"),
 )
 
 
@@ -45,8 +45,9 @@ def show_proof(ui: UI, proof: Mapping[str, Any]) -> None:
     if model:
         ui.say(f"judged on {model['rows']['count']} {model['rows']['what']}:")
         ui.table(
-            ("agreement with", ">divergence (nats)", ">same likeliest", ">its perplexity", ">merged"),
-            [(title, *_row(model[name])) for name, title in _REFERENCES if name in model],
+            ("the merged model beside", ">divergence (nats)", ">same likeliest", ">perplexity"),
+            [("itself", "", "", _perplexity(model["to_merged"], "merged"))]
+            + [(title, *_row(name, model[name])) for name, title in _REFERENCES if name in model],
         )
         if "metrics" in model:
             _show_metrics(ui, model["metrics"])
@@ -55,12 +56,16 @@ def show_proof(ui: UI, proof: Mapping[str, Any]) -> None:
     ui.say("the proof failed" if proof["failures"] else "the proof holds", style="bold")
 
 
-def _row(found: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _row(name: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
     if found["kl"] is None:
-        return f"scores within {found['difference']:.2g}", "", "", ""
-    both = ("" if value is None else f"{value:.4g}" for value in found["perplexity"].values())
-    live, merged = both
-    return f"{found['kl']:.2g}", percent(found["top1"]), live, merged
+        return f"scores within {found['difference']:.2g}", "", ""
+    # The base without adapter takes the place of the merged model, so that one sees how much the adapter changes.
+    return f"{found['kl']:.2g}", percent(found["top1"]), _perplexity(found, "merged" if name == "to_base" else "live")
+
+
+def _perplexity(found: Mapping[str, Any], which: str) -> str:
+    value = (found.get("perplexity") or {}).get(which)
+    return "" if value is None else f"{value:.4g}"
 
 
 def _show_metrics(ui: UI, metrics: Mapping[str, Any]) -> None:

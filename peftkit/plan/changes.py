@@ -95,7 +95,7 @@ def faster(subject: Subject) -> Iterator[Change]:
         layers = _layers(subject)
         for part in (1, 2, 3) if train.checkpoint_layers is None and layers >= 4 else ():
             values = {"train.checkpoint_layers": layers * part // 4, **({} if train.tiled_mlp else CHEAP)}
-            yield Change(values, f"recompute {part} layers in 4 only")
+            yield Change(values, f"recompute {part} of 4 layers only")
     rows, passes = train.per_device_train_batch_size, train.gradient_accumulation_steps
     for factor in (4, 2):
         if passes % factor == 0:
@@ -107,7 +107,7 @@ def faster(subject: Subject) -> Iterator[Change]:
             {"train.packing": True, "train.per_device_train_batch_size": together}, "pack rows, without padding"
         )
     if config.model.quantization != "none":
-        yield Change({"model.quantization": "none"}, "no dequantization; weights in 16 bits")
+        yield Change({"model.quantization": "none"}, "no dequantization; weights as they are")
 
 
 def micro_batch(rows: int, passes: int, why: str) -> Change:

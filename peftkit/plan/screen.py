@@ -6,6 +6,7 @@ from peftkit.plan.cards import GIB
 from peftkit.plan.forecast import Forecast
 from peftkit.plan.plan import Plan
 from peftkit.plan.time import Range
+from peftkit.screen import adapter_text
 from peftkit.ui import UI, percent
 
 _ROWS = {
@@ -13,7 +14,7 @@ _ROWS = {
     "evaluation": "alive at once: judging",
     "for_training": "needed with rounding and pieces: training",
     "for_evaluation": "needed with rounding and pieces: judging",
-    "context": "CUDA's own, or libraries",
+    "context": "CUDA's own",
 }
 
 _SMALLER = "a smaller model"
@@ -21,6 +22,10 @@ _SMALLER = "a smaller model"
 
 def show_plan(ui: UI, plan: Plan) -> None:
     """Show all of a plan."""
+    config = plan.subject.config
+    weights = "unquantized" if config.model.quantization == "none" else config.model.quantization
+    adapter, longest = adapter_text(config.adapter), config.train.max_length
+    ui.note(f"{config.model.path}, {weights} weights, {adapter}, max_length {longest:,}")
     for one in plan.forecasts:
         ui.say(verdict(one), style="bold green" if one.fits else "bold red")
     show_memory(ui, plan.forecasts)
@@ -65,9 +70,10 @@ def show_memory(ui: UI, forecasts: list[Forecast]) -> None:
     """Show what takes memory at the peak of training, by component."""
     names = dict.fromkeys(name for one in forecasts for name in one.memory.components)
     rows = [(name, *(gib(one.memory.components.get(name, 0)) for one in forecasts)) for name in names]
+    said = _ROWS | ({} if any(one.card.kind == "cuda" for one in forecasts) else {"context": "libraries"})
     rows += [
-        (said, *(gib(getattr(one.memory, name)) for one in forecasts))
-        for name, said in _ROWS.items()
+        (words, *(gib(getattr(one.memory, name)) for one in forecasts))
+        for name, words in said.items()
         if any(getattr(one.memory, name) for one in forecasts)
     ]
     rows.append(("all", *(gib(one.memory.total) for one in forecasts)))
@@ -104,14 +110,14 @@ def show_advice(ui: UI, plan: Plan) -> None:
         (
             one.words,
             gib(one.total),
-            f"{one.memory_gained / GIB:+.2f} GiB",
+            f"{gib(abs(one.memory_gained))} {'less' if one.memory_gained >= 0 else 'more'}",
             f"{percent(abs(one.time_gained))} {'less' if one.time_gained >= 0 else 'more'}",
             "yes" if one.fits else "no",
             one.why,
         )
         for one in plan.advice
     ]
-    ui.table(("change", ">takes", ">saves", ">time a token", "fits", "what it does"), rows)
+    ui.table(("change", ">takes", ">memory", ">time a token", "fits", "what it does"), rows)
 
 
 def gib(size: float) -> str:

@@ -46,6 +46,13 @@ def optimizer_steps(config: TrainConfig, rows: int) -> int:
     return math.ceil(max(1, math.ceil(batches / config.gradient_accumulation_steps)) * config.num_train_epochs)
 
 
+def rows_trained(config: TrainConfig, rows: int) -> str:
+    """Say how many of so many training rows a run takes, as `24 of 800`, or `800` where it takes all."""
+    taken = config.max_steps * config.per_device_train_batch_size * config.gradient_accumulation_steps
+    some = config.max_steps and not config.packing and taken < rows
+    return f"{taken:,} of {rows:,}" if some else f"{rows:,}"
+
+
 def _batch(examples: Sequence[Example], family: Family, tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
     pad = int(tokenizer.pad_token_id or 0)
     writes = family == "causal"

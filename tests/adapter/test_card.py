@@ -204,7 +204,7 @@ def test_the_licence_of_an_embedded_base_is_that_of_its_table(tmp_path):
     text = card(tmp_path, passport().model_copy(update={"base": base}))
     head = read_head(text)
     assert (head["license"], head["base_model"]) == ("apache-2.0", "HuggingFaceTB/SmolLM2-135M-Instruct")
-    assert "a copy of HuggingFaceTB/SmolLM2-135M-Instruct |" in text
+    assert "a copy of HuggingFaceTB/SmolLM2-135M-Instruct with weights rounded to 4 bits (Q4_1) |" in text
 
 
 def test_a_licence_that_was_not_found_is_said_to_be_unknown(tmp_path):

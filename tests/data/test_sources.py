@@ -88,7 +88,8 @@ def test_a_row_over_several_lines_keeps_the_line_where_it_begins(tmp_path):
     [
         (b'{"a": "x\xe9y"}', "byte 9 of the line is not valid UTF-8"),
         (b'{"a": 1,}', "not JSON: Expecting property name enclosed in double quotes (column 9)"),
-        (b'{"a": "x\x00"}', "not JSON: Invalid control character at (column 9)"),
+        (b'{"a": "x\x00"}', "not JSON: Invalid control character (column 9)"),
+        (b'{"a": "x', "not JSON: a text is not closed before its line ends (column 9)"),
         (b'{"a": 1} {"a": 2}', "more than one JSON value (column 10)"),
         (b'"text"', "text instead of an object with named columns"),
         (b"[1]", "an array instead of an object with named columns"),

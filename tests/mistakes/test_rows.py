@@ -129,6 +129,12 @@ LABELS = [
         3,
         ("held.csv:2, column 'label': 'c' is not one of a, b", "data.label_names.c=", "data.on_bad_row=skip"),
     ),
+    Case(
+        "a slip in a label",
+        row_file("a.csv", "text,label\nx,negative\ny,Postive\n"),
+        3,
+        ("a.csv:3", "'Postive' is not one of negative, positive", "name it with data.label_names.Postive=positive or"),
+    ),
     Case("no label", several('{"text": "x", "label": null}\n'), 3, ("a.jsonl:2, column 'label': missing",)),
     Case("object as labels", several('{"text": "x", "label": {"a": 1}}\n'), 3, ("a.jsonl:2, column 'label'", "array")),
     Case("nested labels", several('{"text": "x", "label": [["a"]]}\n'), 3, ("a.jsonl:2, column 'label'", "array")),

@@ -16,6 +16,12 @@ TRAINED = [
     Case("no adapter folder", words("predict", "nosuch", "text"), 5, ("no adapter folder 'nosuch'",)),
     Case("text as adapter", words("predict", "x" * 300, "text"), 5, ("no adapter folder",)),
     Case("no passport", lambda place: ["predict", place.folder, "text"], 5, ("has no passport (peftkit.json)",)),
+    Case(
+        "a merged model",
+        lambda place: ["predict", place.file("merged/merge.json", "{}").parent, "text"],
+        5,
+        ("merged' has no passport", "it is a merged model, which transformers"),
+    ),
     Case("empty text", lambda place: ["predict", place.run, " "], 3, ("no text to answer", "give one")),
     Case(
         "changed weights",
