@@ -202,7 +202,7 @@ def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str
 def show_result(ui: UI, summary: Mapping[str, Any]) -> None:
     """Say what improved, and what it cost."""
     if not summary["after"]:
-        ui.warn("nothing was compared, as there are no held-out rows")
+        ui.warn("nothing was compared, as no held-out rows were judged: see evaluate.max_rows and data.test_path")
     else:
         show_metrics(ui, summary)
         if changed := summary.get("mcnemar"):

@@ -20,7 +20,7 @@ def fault_rows() -> str:
         part = "" if row["done"] == row["cases"] else f" ({row['done']} of {row['cases']} cases)"
         cells = (f"`{name}`", row["what"], f"{row['tried']:,}{part}", f"{row['passed']:,}", row["date"])
         lines.append(f"| {' | '.join(cells)} |")
-    machines = ", ".join(sorted({machine(row["machine"]) for row in rows.values()}))
+    machines = "; ".join(sorted({machine(row["machine"]) for row in rows.values()}))
     versions = {name: sorted({row["versions"][name] for row in rows.values()}) for name in LIBRARIES}
     named = ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
     return "\n".join(lines) + f"\n\n{machines}; {named}; `python benchmarks/faults.py ROW`.\n"

@@ -134,8 +134,8 @@ def losses_short() -> str:
     ((mean, _, held_out),) = _beside_reference(read_result(RESULTS / "cpu-loss-float32")).values()
     return (
         f"Where both compute in float32 throughout, {steps} steps on the same batches have the same loss as TRL's "
-        f"(mean {mean:+.2f}%, held-out rows {held_out:+.2f}%). In bfloat16, which both round in other places, in "
-        f"{len(beside)} cases {', '.join(said)}."
+        f"(mean {mean:+.2f}%, held-out rows {held_out:+.2f}%). In bfloat16, where the two round in different places, "
+        f"in {len(beside)} cases {', '.join(said)}."
     )
 
 

@@ -118,12 +118,12 @@ def read_passport(folder: Path) -> Passport:
     Raises:
         AdapterError: There is no passport, it is damaged, or a file was changed since.
     """
-    from peftkit.merge.staging import RECORD
-
     path = folder / PASSPORT
     if not folder.is_dir():
         raise AdapterError(f"there is no adapter folder '{folder}'")
     if not path.is_file():
+        from peftkit.merge.staging import RECORD
+
         inside = folder / "adapter"
         hint = f"; did you mean '{inside}'?" if (inside / PASSPORT).is_file() else "; peftkit wrote no adapter there"
         if (folder / RECORD).is_file():

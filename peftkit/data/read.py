@@ -249,14 +249,16 @@ def _labelled(
     order = {label: place for place, label in enumerate(labels)}
     good: list[Row] = []
     kept: list[int] = []
+    meant: dict[str, str] = {}
     for place, row in enumerate(rows):
         given = _given_labels(row, config)
         unknown = [label for label in given if label.casefold() not in names]
         if unknown:
             allowed = ", ".join(labels)
-            near = difflib.get_close_matches(unknown[0].casefold(), names, n=1, cutoff=0.75)
-            meant = names[near[0]] if near else "..."
-            how = f"name it with data.label_names.{unknown[0]}={meant} or task.labels=..."
+            if unknown[0] not in meant:  # one label can stand in very many rows
+                near = difflib.get_close_matches(unknown[0].casefold(), names, n=1, cutoff=0.75)
+                meant[unknown[0]] = names[near[0]] if near else "..."
+            how = f"name it with data.label_names.{unknown[0]}={meant[unknown[0]]} or task.labels=..."
             bad.append(BadRow(row.where, "label", f"'{unknown[0]}' is not one of {allowed}; {how}"))
         else:
             named = sorted({names[label.casefold()] for label in given}, key=order.__getitem__)

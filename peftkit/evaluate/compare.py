@@ -69,9 +69,9 @@ def compare(
 def _majority(after: Judged) -> dict[str, Any]:
     """Return the most frequent label with its share of the rows, and the one that was given to all rows, if one was."""
     label, count = Counter(after.expected).most_common(1)[0]
-    given = {one for answer in after.answers for one in answer.chosen or {""}}
-    only = min(given) if len(given) == 1 and count < len(after) else ""
-    return {"label": label, "share": count / len(after), "given_to_all": only or None}
+    given = {answer.chosen for answer in after.answers}
+    only = given.pop() if len(given) == 1 and count < len(after) else ()
+    return {"label": label, "share": count / len(after), "given_to_all": next(iter(only), None)}
 
 
 def compare_groups(

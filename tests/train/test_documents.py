@@ -1,7 +1,5 @@
 """Packed texts: the same gradients as unpacked, and no way in which one sees another."""
 
-from math import isfinite
-
 import pytest
 import torch
 import transformers
@@ -127,9 +125,9 @@ def test_attention_with_a_window_is_taken(kind, attention):
     model = _of(APART[kind](), attention)
     if attention == "flex_attention":
         whole, right = (documents._influence(one, collate, [2 * TOKENS]) for one in (model, _of(APART[kind](), "sdpa")))
-        if whole != pytest.approx(right, rel=1e-3) or not isfinite(documents._influence(model, collate, [TOKENS] * 2)):
+        if whole != pytest.approx(right, rel=1e-3):
             # torch 2.13 does so on an AMD Zen 3; packing is refused there, as numbers that are none prove nothing.
-            pytest.skip("torch's flex_attention computes wrong numbers on this processor, packed or not")
+            pytest.skip("torch's flex_attention computes wrong numbers on this processor")
     require_apart(model, collate)
 
 

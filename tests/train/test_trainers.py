@@ -13,6 +13,7 @@ from peftkit.adapter.adalora import orthogonality_penalty
 from peftkit.adapter.attach import PEFT_CONFIG, WEIGHTS
 from peftkit.errors import ConfigError, DataError
 from peftkit.train import shared
+from peftkit.train.batches import rows_trained
 from peftkit.train.callbacks import MetricsCallback
 
 from .families import Run, configuration, examples, falls, trained
@@ -266,3 +267,16 @@ def test_adalora_gets_its_penalty_once_a_step_and_moves_ranks_after_each(tmp_pat
     for name, value in trained(run.model).items():
         if value.grad is not None:
             torch.testing.assert_close(with_penalty[name], without[name] + value.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_steps": 3, "gradient_accumulation_steps": 2}, "48 of 1,000"),
+        ({"max_steps": 125, "gradient_accumulation_steps": 1}, "1,000"),
+        ({"max_steps": 0}, "1,000"),
+        ({"max_steps": 3, "packing": True}, "1,000"),
+    ],
+)
+def test_rows_that_a_run_takes_are_told_from_those_there_are(settings, said):
+    assert rows_trained(configuration("causal", **settings).train, 1_000) == said
