@@ -196,16 +196,20 @@ def check(
 @app.command("eval")
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    words: Words = None,
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     max_rows: Annotated[int | None, typer.Option("--max-rows", min=1, help="Judge at most this many rows.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a run's adapter again, from what is on the disk."""
+    """Judge a run's adapter again, from what is on the disk.
+
+    Keys of evaluate.* may be others than in the run.
+    """
     from peftkit.judge import evaluate_run
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
-    result = evaluate_run(folder, split=split, max_rows=max_rows, ui=ui)
+    result = evaluate_run(folder, words=words or (), split=split, max_rows=max_rows, ui=ui)
     if as_json:
         ui.json(result)
 

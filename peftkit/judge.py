@@ -38,17 +38,24 @@ def predict(adapter: Path | str, texts: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def evaluate_run(
-    folder: Path, *, split: str = "test", max_rows: int | None = None, ui: UI | None = None
+    folder: Path,
+    *,
+    words: Sequence[str] = (),
+    split: str = "test",
+    max_rows: int | None = None,
+    ui: UI | None = None,
 ) -> dict[str, Any]:
     """Judge a run's adapter against its base model again, and keep the result in the run's folder.
 
     Args:
         folder: Folder of the run.
+        words: `key=value` words for what is judged otherwise than in the run: keys of `evaluate` alone.
         split: `test` or `validation`.
         max_rows: Judge at most this many rows; by default as many as the run did.
         ui: Where progress is shown.
 
     Raises:
+        ConfigError: A word is about something else than judging.
         PeftkitError: The folder holds no run, or its adapter, base model or data are not usable.
     """
     from peftkit.adapter.trained import open_adapter
@@ -58,16 +65,20 @@ def evaluate_run(
     ui = ui or UI(quiet=True)
     if split not in ("test", "validation"):
         raise ConfigError(f"--split {split} is not one of test, validation")
+    for word in words:
+        if not word.startswith("evaluate."):
+            key = word.partition("=")[0]
+            raise ConfigError(f"{key}: an evaluation changes keys of evaluate.* alone; all else is as in the run")
     run = RunFolder.open(folder)
     values = {"evaluate": {"max_rows": max_rows}} if max_rows else None
-    resolved = resolve(str(run.config), values=values, own_run=True)
+    resolved = resolve(str(run.config), words=words, values=values, own_run=True)
     machine.quiet_libraries()
     trained = open_adapter(run.adapter, ui.note)
     config = resolved.config
     data = prepare_data(config, read_data(config, resolved.recipe), trained.encoder)
     if data.report["source"] != trained.passport.data["source"]:
         ui.warn("the data have changed since the run; these figures are not those of the run's own rows")
-    examples = data.test if split == "test" else data.validation[:max_rows]
+    examples = data.test if split == "test" else data.validation[: config.evaluate.max_rows]
     if not examples:
         raise DataError(f"there are no {split} rows to judge")
     ui.stage(f"{len(examples)} {split} rows")

@@ -72,6 +72,9 @@ def show_data(ui: UI, report: Mapping[str, Any]) -> None:
     )
     for caution in _cautions(report):
         ui.warn(caution)
+    judged = report["splits"].get("test", {}).get("rows", 0)
+    if 0 < judged < FEW_ROWS <= report["available"]["test"]:  # as was asked for, so it is no warning
+        ui.note(f"only {judged} held-out rows will be judged: intervals will be wide; evaluate.max_rows says how many")
     ui.note("one row as the model sees it (what is trained stands out, in colour or between [[ and ]]):")
     ui.example(report["example"]["tokens"])
 

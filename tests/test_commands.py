@@ -230,6 +230,7 @@ def test_check_shows_what_is_trained(peftkit, words: list[str]) -> None:
     done = peftkit("check", "sentiment", *words)
     assert done.code == 0
     assert "240 rows read = 240 kept + 0 truncated + 0 rejected" in done.stdout
+    assert "only 12 held-out rows will be judged" in done.stdout
     assert "[[positive<|im_end|>" in done.stdout or "[[negative<|im_end|>" in done.stdout
 
 
@@ -369,6 +370,7 @@ def test_from_python_as_in_a_notebook(
     tiny_model: Path, reviews: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from peftkit import PeftkitError, check, evaluate_run, load_recipe, predict, run
+    from peftkit.errors import ConfigError
 
     assert "tiny" in load_recipe("sentiment").presets
     values = {
@@ -390,6 +392,10 @@ def test_from_python_as_in_a_notebook(
     assert [one["text"] for one in answers] == TEXTS
     again = evaluate_run(result.folder)
     assert again["after"]["accuracy"] == result.summary["after"]["accuracy"]
+    fewer = evaluate_run(result.folder, words=["evaluate.max_rows=4", "evaluate.batch_size=2"])
+    assert fewer["after"]["accuracy"]["n"] == 4
+    with pytest.raises(ConfigError, match=r"data\.path: an evaluation changes keys of evaluate\.\* alone"):
+        evaluate_run(result.folder, words=["data.path=other.jsonl"])
     with pytest.raises(PeftkitError, match=r"unknown key 'train.learning_rat' \(Python\); did you mean"):
         run("sentiment", {"train": {"learning_rat": 1}}, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -20,6 +20,7 @@ from peftkit.model.assets import ASSETS
 from peftkit.model.licence import Licence
 from peftkit.rundir import write_text
 from peftkit.screen import change_text, figure_text
+from peftkit.train.checks import loss_name
 
 CARD = "README.md"
 # What makes a list, a rule or a heading where a line begins with it.
@@ -102,6 +103,7 @@ def render_card(folder: Path, passport: Passport, place: str = FOLDER) -> str:
             passport=passport,
             head=Verbatim(head_of(passport)),
             method=find_method(passport.config.adapter.method).title,
+            loss=loss_name(passport.config),
             settings=settings,
             base_name=base_name(passport.base.path),
             origin=origin if origin != passport.base.path else None,

@@ -74,7 +74,7 @@ def serve(
 
         app = make_app(service, key=key, hosts=LOOPBACK | {host} if local else None, log=log)
 
-        server = _make_server(app, service.engine)
+        server = make_server(app, service.engine)
         service.engine.start()
         listening.listen()
         with _ended_by_signals(server):
@@ -85,7 +85,7 @@ def serve(
     ui.say("stopped")
 
 
-def _make_server(app: Gate, engine: Engine) -> uvicorn.Server:
+def make_server(app: Gate, engine: Engine) -> uvicorn.Server:
     """Make a server that says nothing by itself, and refuses what waits as soon as it is told to stop."""
     import uvicorn
 

@@ -1,17 +1,18 @@
 """A server in this process, on a free port of the loopback address, and adapters for it."""
 
 import contextlib
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import openai
 import pytest
-import uvicorn
 
 from peftkit.serve.app import make_app
-from peftkit.serve.server import LOOPBACK, load_service, take_address
+from peftkit.serve.server import LOOPBACK, load_service, make_server, take_address
 from peftkit.ui import UI
 
 from .adapters import adapter
@@ -52,7 +53,7 @@ def running(adapters: dict[str, Path], *, key: str | None = None, **limits: int)
     service = load_service(adapters, **{"max_waiting": 64, "max_batch": 8, "ui": UI(quiet=True), **limits})
     app = make_app(service, key=key, hosts=LOOPBACK, log=lines.append)
     with take_address("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical"))
+        server = make_server(app, service.engine)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         service.engine.start()
         listening.listen()
@@ -63,9 +64,10 @@ def running(adapters: dict[str, Path], *, key: str | None = None, **limits: int)
             yield SimpleNamespace(client=client, address=address, service=service, log=lines)
         finally:
             client.close()
-            service.engine.stop()
             server.should_exit = True
-            thread.join()
+            thread.join(120)
+            assert not thread.is_alive(), "".join(traceback.format_stack(sys._current_frames()[thread.ident]))
+            service.engine.stop()  # a server that died before its end did not do it
             service.engine.join()
 
 
