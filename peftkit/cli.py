@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +63,7 @@ def main() -> None:
     global _debug
     _debug = False
     machine.let_segments_grow()
+    atexit.register(gc.freeze)  # or the interpreter looks for cycles in the large libraries once more as it ends
     try:
         app(standalone_mode=True)
     except PeftkitError as error:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from peftkit import machine
 from peftkit.cli_options import Json
 from peftkit.errors import DoesNotFitError
 
@@ -37,15 +38,23 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say whether a run fits, how long it takes, and what to change."""
-    from peftkit.plan.plan import plan_run, require_file, write_chosen
-    from peftkit.plan.screen import misfit, show_plan
+    from peftkit.plan.apply import require_file, write_chosen
+    from peftkit.plan.cards import find_card
     from peftkit.resolve import resolve
     from peftkit.ui import UI
 
     ui = UI(as_json=as_json)
+    # Mistakes are told before the large libraries are imported.
     if apply is not None:
         require_file(apply)
-    found = plan_run(resolve(recipe, words=words or (), file=config, preset=preset), gpu or (), maximum)
+    resolved = resolve(recipe, words=words or (), file=config, preset=preset)
+    for word in gpu or ():
+        find_card(word)
+    with machine.without_collector():
+        from peftkit.plan.plan import plan_run
+        from peftkit.plan.screen import misfit, show_plan
+
+        found = plan_run(resolved, gpu or (), maximum)
     if as_json:
         ui.json(found.as_json())
     else:

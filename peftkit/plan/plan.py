@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from peftkit import machine
-from peftkit.config import RunConfig
-from peftkit.errors import ConfigError, DoesNotFitError, OutputError
 from peftkit.model.family import family_by
 from peftkit.plan.advice import Advice, Adviser
 from peftkit.plan.calibration import calibration_of
 from peftkit.plan.cards import Card, find_card
-from peftkit.plan.changes import changed
 from peftkit.plan.choose import with_layers_chosen
 from peftkit.plan.forecast import Forecast, Subject, device_of, read, trace
 from peftkit.plan.outline import Outline
@@ -113,52 +109,3 @@ def forecasts_of(subject: Subject, cards: Sequence[Card]) -> list[Forecast]:
         calibration = calibration_of(subject.kind) if card.here else None
         found.append(read(subject, traces[device], card, calibration))
     return found
-
-
-def chosen_config(plan: Plan) -> RunConfig:
-    """Return the configuration that the plan would take: with its best advice, or the largest value that fits.
-
-    Raises:
-        DoesNotFitError: No value and no change makes it fit.
-    """
-    config = plan.subject.config
-    if plan.largest is not None:
-        if plan.largest.value is None:
-            raise DoesNotFitError(f"no value of {plan.largest.key} fits, so there is no configuration to write")
-        return changed(config, {plan.largest.key: plan.largest.value})
-    if plan.advice and (plan.fits or plan.advice[0].fits):
-        return changed(config, plan.advice[0].values)
-    if not plan.fits:
-        raise DoesNotFitError("no change makes this run fit, so there is no configuration to write")
-    return config
-
-
-def require_file(file: Path) -> None:
-    """Refuse a file that the configuration cannot be written to, before anything is traced for it.
-
-    Raises:
-        ConfigError: Its name does not end in .yaml.
-        OutputError: It exists, or has no folder.
-    """
-    from peftkit.rundir import require_new
-
-    if file.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--apply '{file}' must end in .yaml, so that `peftkit run` can take it")
-    require_new(file)
-    if not file.parent.is_dir():
-        raise OutputError(f"'{file}' cannot be written: there is no folder '{file.parent}'; make it, or name another")
-
-
-def write_chosen(plan: Plan, file: Path) -> None:
-    """Write the configuration that the plan would take to a new file.
-
-    Raises:
-        ConfigError: The file's name does not end in .yaml.
-        DoesNotFitError: There is none that fits.
-        OutputError: The file exists or cannot be written.
-    """
-    from peftkit.rundir import write_text
-    from peftkit.yaml_file import to_yaml
-
-    require_file(file)
-    write_text(file, to_yaml(chosen_config(plan)))

@@ -1,5 +1,6 @@
 """`peftkit plan`: the verdict and its exit code, what is advised, the largest value that fits, and what is written."""
 
+import gc
 import json
 import os
 import signal
@@ -12,10 +13,11 @@ from peftkit import machine
 from peftkit.errors import ConfigError, DoesNotFitError, NotModelledError, OutputError
 from peftkit.plan import before, calibration, plan
 from peftkit.plan.advice import Adviser
+from peftkit.plan.apply import chosen_config, write_chosen
 from peftkit.plan.cards import Card, find_card
 from peftkit.plan.changes import changed
 from peftkit.plan.forks import in_forks
-from peftkit.plan.plan import chosen_config, plan_run, write_chosen
+from peftkit.plan.plan import plan_run
 from peftkit.plan.screen import misfit
 from peftkit.plan.shapes import known_settings
 from peftkit.plan.workload import find_workload
@@ -349,3 +351,16 @@ def test_a_run_that_cannot_fit_stops_before_its_weights_are_read(small, tmp_path
     assert not (tmp_path / "run").exists()
     with pytest.raises(AssertionError, match="weights were read"):
         pipeline.run("sentiment", words=small, out=tmp_path / "run", force=True)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_collector_is_as_it_was_after_work_without_it(before):
+    was = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError), machine.without_collector():
+            assert not gc.isenabled()
+            1 / 0  # noqa: B018
+        assert gc.isenabled() is before
+    finally:
+        (gc.enable if was else gc.disable)()
