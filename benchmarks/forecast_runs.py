@@ -49,8 +49,8 @@ def main() -> None:
         measure_machine(cache)
         for number in range(options.rounds):
             for place in options.cases:
-                recipe, words = CASES[place]
-                given = (*words, *SHORT, f"train.max_steps={options.steps}", *options.words)
+                recipe, words = CASES[place][0], (*CASES[place][1], *options.words)
+                given = (*words, *SHORT, f"train.max_steps={options.steps}")
                 measures = run(recipe, given, cache, Path(scratch) / f"run-{number}-{place}")
                 runs.append(
                     Run(case=" ".join((recipe, *words)), contestant="peftkit", round=number + 1, measures=measures)

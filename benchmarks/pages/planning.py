@@ -22,8 +22,11 @@ def forecasts_short() -> str:
 
 
 def forecast_runs() -> str:
-    """Return the table of whole runs beside what they forecast."""
-    result = read_result(RESULTS / "forecast-runs")
+    """Return the tables of whole runs beside what they forecast."""
+    return "\n".join(_runs(read_result(RESULTS / name)) for name in ("forecast-runs", "forecast-runs-bfloat16"))
+
+
+def _runs(result: Result) -> str:
     lines = [
         "| run | earlier runs are known | seconds of a step | forecast | memory of the process | forecast | |",
         "| --- | :---: | ---: | ---: | ---: | ---: | ---: |",
