@@ -2,6 +2,8 @@
 
 Shares of rows carry Wilson's score interval; other metrics and every difference carry a percentile bootstrap over rows,
 the same resampled rows for both models, so that the difference is a paired one (Efron & Tibshirani 1993, chapter 13).
+Where every row changed alike, resampling would say that the difference of a share is certain; Tango's score interval
+(Statistics in Medicine 17, 1998, 891-908) tells how little few rows prove.
 McNemar's exact test compares the rows that only one of the two got right (McNemar 1947).
 """
 
@@ -19,6 +21,8 @@ from peftkit.evaluate.metric import Judged, Metric
 
 if TYPE_CHECKING:
     from peftkit.evaluate.metric import Table
+
+_Z = 1.959963984540054  # of 95% of a normal distribution
 
 Interval = dict[str, float | int | None]
 
@@ -47,16 +51,21 @@ def compare(
     for metric in metrics:
         values: dict[str, float] = {}
         draws: dict[str, Table] = {}
+        shares: list[Table] = []
         for which, judged in sides.items():
             statistics = metric.statistics(judged)
             values[which], draws[which] = _measure(metric, statistics, counts)
             if metric.exact_share and math.isfinite(values[which]):
+                shares.append(statistics)
                 hits, rows = statistics.sum(axis=0)
                 result[which][metric.key] = _wilson(int(hits), int(rows))
             else:
                 result[which][metric.key] = _percentiles(values[which], draws[which], n)
         difference = values["after"] - values["before"]
-        result["difference"][metric.key] = _percentiles(difference, draws["after"] - draws["before"], n)
+        change = _percentiles(difference, draws["after"] - draws["before"], n)
+        if len(shares) == 2 and change["low"] == change["high"]:
+            change |= _alike(difference, shares)
+        result["difference"][metric.key] = change
         result["metrics"][metric.key] = metric.described(before)
     if before.labels:
         result["per_label"] = {which: label_table(judged) for which, judged in sides.items()}
@@ -149,6 +158,20 @@ def _percentiles(value: float, draws: Table, n: int) -> Interval:
         return {"value": None, "low": None, "high": None, "n": n}
     low, high = np.percentile(defined, [2.5, 97.5])
     return {"value": value, "low": float(low), "high": float(high), "n": n}
+
+
+def _alike(difference: float, shares: Sequence[Table]) -> Interval:
+    """Return Tango's 95% interval of a paired difference of shares, or nothing where the rows did not change alike.
+
+    Args:
+        difference: -1, 0 or 1, as every row changed.
+        shares: Hits and rows, [n, 2], before and after.
+    """
+    changes = (shares[1] - shares[0])[(shares[0] + shares[1])[:, 1] > 0]
+    if len(np.unique(changes, axis=0)) != 1:
+        return {}
+    half = _Z**2 / (len(changes) + _Z**2)
+    return {"low": max(-1.0, difference - half), "high": min(1.0, difference + half)}
 
 
 def _mcnemar(before: Judged, after: Judged) -> dict[str, float | int]:

@@ -100,9 +100,25 @@ def test_the_difference_is_paired(rows):
 def test_equal_models_differ_by_nothing(rows):
     expected, before, _ = rows
     result = compared(expected, before, before)
-    for name in ALL:
-        assert [result["difference"][name][key] for key in ("value", "low", "high")] == [0, 0, 0]
+    assert [result["difference"]["macro_f1"][key] for key in ("value", "low", "high")] == [0, 0, 0]
+    assert all(result["difference"][name]["value"] == 0 for name in ALL)
     assert result["mcnemar"] == {"fixed": 0, "broken": 0, "p_value": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("a" * 20, "a" * 20, (0, -0.1611, 0.1611)),
+        ("ab" * 10, "ab" * 10, (0, -0.1611, 0.1611)),
+        ("b" * 20, "a" * 20, (1, 0.8389, 1)),
+        ("a" * 20, "b" * 20, (-1, -1, -0.8389)),
+        ("aaaa", "aaaa", (0, -0.4899, 0.4899)),
+    ],
+)
+def test_few_rows_that_change_alike_prove_little(before, after, expected):
+    """Tango's interval: the difference within z^2 / (n + z^2), the end of Wilson's interval of no hit among n rows."""
+    found = compared(["a"] * len(before), before, after, metrics=("accuracy",))["difference"]["accuracy"]
+    assert [round(found[key], 4) for key in ("value", "low", "high")] == list(expected)
 
 
 @pytest.mark.parametrize(
