@@ -194,7 +194,7 @@ def show_end(ui: UI, resolved: Resolved, folder: RunFolder, summary: Mapping[str
     show_result(ui, summary)
     ui.stage("Next")
     ui.say(f"  look:     {folder.report}")
-    ui.say(f'  use it:   peftkit predict {shlex.quote(str(folder.adapter))} "your text"')
+    ui.say(f'  use it:   peftkit predict {shlex.quote(str(folder.path))} "your text"')
     if summary["after"]:
         ui.say(f"  judge it: peftkit eval {shlex.quote(str(folder.path))}")
     ui.say(f"  merge it: peftkit merge {shlex.quote(str(folder.path))} {shlex.quote(folder.path.name + '-merged')}")
@@ -214,12 +214,17 @@ def show_result(ui: UI, summary: Mapping[str, Any]) -> None:
                 f"of {rows} held-out rows {changed['fixed']} were fixed and {changed['broken']} broken "
                 f"(McNemar p = {changed['p_value']:.2g})"
             )
-    memory = summary["memory"]
-    cuda = f", {size(memory['peak_cuda_allocated'])} on the GPU" if memory["peak_cuda_allocated"] else ""
+    memory, forecast = summary["memory"], summary.get("forecast") or {}
+    used = f"peak memory {size(memory['peak_rss'])}"
+    foreseen = forecast.get("memory")
+    if memory["peak_cuda_allocated"]:
+        used += f", {size(memory['peak_cuda_allocated'])} on the GPU"
+        foreseen = forecast.get("allocated")
+    if foreseen:
+        used += f" (forecast {size(foreseen)})"
     ui.say(
         f"{duration(summary['time']['total'])} in all, {duration(summary['train']['seconds'])} of it training at "
-        f"{summary['tokens_per_second']:.0f} tokens/s; peak memory {size(memory['peak_rss'])}{cuda}; "
-        f"adapter {size(summary['adapter']['bytes'])}"
+        f"{summary['tokens_per_second']:.0f} tokens/s; {used}; adapter {size(summary['adapter']['bytes'])}"
     )
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from peftkit import load_recipe
+from peftkit import load_recipe, screen
+from peftkit.ui import UI
 
 pytestmark = pytest.mark.xdist_group("commands")
 
@@ -286,6 +287,20 @@ def test_a_csv_of_ones_own_trains_by_one_line(
         assert re.fullmatch(r'no\. \d+ dear shop\d+,\r\nmy (parcel|invoice) is "odd" \d+', row["columns"]["text"])
     (answer,) = json.loads(peftkit("predict", str(out), "where is my parcel?", "--json").stdout)
     assert sorted(answer["scores"]) == labels
+
+
+def test_the_end_says_the_memory_that_was_forecast(run_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((run_folder / "summary.json").read_text(encoding="utf-8"))
+    summary["memory"] |= {"peak_rss": 1_230_000_000, "peak_cuda_allocated": 0}
+    summary["forecast"] |= {"memory": 1_200_000_000, "allocated": 340_000_000}
+    screen.show_result(UI(), summary)
+    assert "peak memory 1.23 GB (forecast 1.20 GB); adapter" in capfd.readouterr().out
+    summary["memory"]["peak_cuda_allocated"] = 350_000_000
+    screen.show_result(UI(), summary)
+    assert "peak memory 1.23 GB, 350.0 MB on the GPU (forecast 340.0 MB); adapter" in capfd.readouterr().out
+    summary["forecast"] = None
+    screen.show_result(UI(), summary)
+    assert "350.0 MB on the GPU; adapter" in capfd.readouterr().out
 
 
 def test_a_quiet_run_writes_nothing_to_the_screen(peftkit, words: list[str], tmp_path: Path) -> None:
