@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -103,7 +104,7 @@ def test_json_is_one_value_on_standard_output(capsys):
 
 def test_progress_in_a_log_is_a_line_at_intervals_and_at_the_end(capsys, monkeypatch):
     clock = iter([0.0, 1.0, 16.0, 17.0, 90.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with UI().progress("step", 0) as bar:
         bar.to(1, "loss 2.0", 8)  # after 1 s: too early
         bar.to(2, "loss 1.5", 8)  # after 16 s

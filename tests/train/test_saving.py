@@ -2,15 +2,17 @@
 
 import errno
 import os
-import time
+from types import SimpleNamespace
 
 import pytest
 
+from peftkit import stopping
 from peftkit.checkpoint.folders import Checkpoints
 from peftkit.checkpoint.room import checkpoint_size, require_room
 from peftkit.config import TrainConfig
 from peftkit.errors import CheckpointError, ConfigError, OutputError
 from peftkit.stopping import Stop
+from peftkit.train import saving as module
 from peftkit.train.optimizers import OPTIMIZERS
 from peftkit.train.saving import Saving
 
@@ -19,11 +21,15 @@ from .test_optimizers import configured
 
 
 class Clock:
-    """Takes the place of the system's; a step and a save move it."""
+    """Takes the place of the system's; a step and a save move it.
+
+    Only for the modules that are tested: other threads of this process, such as a server's, sleep by the system's.
+    """
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        for one in (module, stopping):
+            monkeypatch.setattr(one, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 class Slow(Checkpoints):
