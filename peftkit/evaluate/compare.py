@@ -22,8 +22,6 @@ from peftkit.evaluate.metric import Judged, Metric
 if TYPE_CHECKING:
     from peftkit.evaluate.metric import Table
 
-_Z = 1.959963984540054  # of 95% of a normal distribution
-
 Interval = dict[str, float | int | None]
 
 
@@ -144,7 +142,7 @@ def _measure(metric: Metric, statistics: Table, counts: Table) -> tuple[float, T
     return metric.combine(statistics.sum(axis=0)), np.array([metric.combine(total) for total in totals])
 
 
-def _wilson(hits: int, n: int) -> Interval:
+def _wilson(hits: int, n: int) -> dict[str, float]:
     from scipy.stats import binomtest
 
     interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
@@ -170,8 +168,8 @@ def _alike(difference: float, shares: Sequence[Table]) -> Interval:
     changes = (shares[1] - shares[0])[(shares[0] + shares[1])[:, 1] > 0]
     if len(np.unique(changes, axis=0)) != 1:
         return {}
-    half = _Z**2 / (len(changes) + _Z**2)
-    return {"low": max(-1.0, difference - half), "high": min(1.0, difference + half)}
+    width = _wilson(0, len(changes))["high"]  # both are z^2 / (n + z^2) there
+    return {"low": max(-1.0, difference - width), "high": min(1.0, difference + width)}
 
 
 def _mcnemar(before: Judged, after: Judged) -> dict[str, float | int]:
